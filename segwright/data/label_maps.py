@@ -12,15 +12,19 @@ import csv
 import io
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageColor
+
 from segwright.core.counted import counted
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
+from segwright.data.label_lines import plain_lines, xml_objects
 from segwright.data.text_files import decode_text, read_bytes
 
 FILE_NAMES = (
@@ -110,8 +114,12 @@ class ClassList:
         return lines + ([f"ignored by name: {', '.join(ignored)}"] if ignored else [])
 
 
-def read_class_list(path: str | Path) -> ClassList:
-    """Read one file; LabelError where nothing in it can be understood."""
+def read_class_list(path: str | Path, *, train_ids: bool = False) -> ClassList:
+    """Read one file; LabelError where nothing in it can be understood.
+
+    ``train_ids``: the values are those of a CSV's column trainId, where it has one; classes without such an id are
+    left out.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -123,7 +131,10 @@ def read_class_list(path: str | Path) -> ClassList:
             "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
         ) from error
     try:
-        entries, numbered = _entries(text, path.suffix.lower())
+        if train_ids:
+            entries, numbered = _from_csv(text, train_ids=True)
+        else:
+            entries, numbered = _entries(text, path.suffix.lower())
     except Exception as error:  # a list of another kind, or a damaged one
         raise _not_understood(path, str(error)[:300]) from error
     if not entries:
@@ -144,7 +155,21 @@ def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
         return _from_json(load_yaml(text))
     if ending == ".pbtxt":
         return _from_pbtxt(text)
-    return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
+    if ending == ".toml":
+        return _from_json(tomllib.loads(text))
+    if ending in (".xml", ".qml"):
+        return _from_json(xml_objects(text))
+    return _from_csv(text) if ending in (".csv", ".tsv") or _is_table(text) else _from_lines(text)
+
+
+def _is_table(text: str) -> bool:
+    """Whether a text file has columns with tabs and a header that names them, as ADE20K's objectInfo150.txt."""
+    header = text.lstrip("\ufeff").partition("\n")[0].lower().strip().split("\t")
+    return (
+        len(header) > 1
+        and not {"name", "label", "class"}.isdisjoint(header)
+        and not {"idx", "id", "value", "index"}.isdisjoint(header)
+    )
 
 
 def _not_understood(path: Path, found: str) -> LabelError:
@@ -159,16 +184,23 @@ def _not_understood(path: Path, found: str) -> LabelError:
 
 _INNER = ("classes", "labels", "categories", "names", "id2label", "label2id", "class_names", "label_map", "items")
 
+_INNER_KEYS = frozenset(_INNER)
+
 
 def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
     if isinstance(data, Mapping):
         inner = next((data[key] for key in _INNER if isinstance(data.get(key), list | Mapping)), None)
         if inner is not None:
             return _from_json(inner)[0], True  # under such a key the order of names is meant
+        if len(data) == 1 and isinstance(only := next(iter(data.values())), Mapping) and _INNER_KEYS & only.keys():
+            return _from_json(only)  # {"ontology": {"classes": […]}}
         if data and all(str(key).isdecimal() for key in data):
             return [_entry(int(key), value) for key, value in data.items()], True
         if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
             return [ClassEntry(i, str(name), _color(value)) for i, (name, value) in enumerate(data.items())], False
+        fields = {*_NUMBERS, *_COLORS}
+        if data and all(isinstance(v, Mapping) and fields & v.keys() for v in data.values()):  # {"car": {"color": …}}
+            return _from_json([{"name": key, **value} for key, value in data.items()])
         for keys, values in ((data.keys(), data.values()), (data.values(), data.keys())):  # {"#ff0000": "car"}
             if data and all(isinstance(key, str) and _HEX.fullmatch(key) for key in keys):
                 return [
@@ -197,6 +229,7 @@ def _from_pbtxt(text: str) -> tuple[list[ClassEntry], bool]:
     return entries, True
 
 
+_COLORS = ("colour", "color", "rgb", "hex")
 _NUMBERS = ("value", "id", "index", "label_id", "class_id", "pixel_value")
 
 
@@ -208,7 +241,7 @@ def _entry(index: int, value: Any) -> ClassEntry:
     number = next((value[key] for key in _NUMBERS if key in value), index)
     names = ("readable", "name", "label", "title", "class", "class_name")
     name = next(value[key] for key in names if key in value)
-    color = next((value[key] for key in ("colour", "color", "rgb", "hex") if key in value), None)
+    color = next((value[key] for key in _COLORS if key in value), None)
     return ClassEntry(int(number), str(name), None if color is None else _color(color))
 
 
@@ -217,6 +250,9 @@ def _color(value: Any) -> Color:
         text = value.strip().lstrip("#")
         if re.fullmatch(r"[0-9a-fA-F]{6}", text):
             return (int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16))
+        if re.fullmatch(r"#[0-9a-fA-F]{3,8}|[a-zA-Z]+", value.strip()):  # '#f00', '#ff0000ff', 'red'
+            red, green, blue = ImageColor.getrgb(value.strip())[:3]
+            return (red, green, blue)
         value = [part for part in re.split(r"[^0-9]+", text) if part]
     red, green, blue = (int(part) for part in value[:3])
     if not all(0 <= part <= 255 for part in (red, green, blue)):
@@ -224,21 +260,34 @@ def _color(value: Any) -> Color:
     return (red, green, blue)
 
 
-def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
+_NAME_COLUMNS = ("name", "class name", "label name", "label", "class", "category", "title")
+
+
+def _from_csv(text: str, *, train_ids: bool = False) -> tuple[list[ClassEntry], bool]:
     first = text.splitlines()[0]
     delimiter = max(",;\t|", key=first.count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    headers = ([re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in row] for row in rows[:3])
+    top = next((i for i, cells in enumerate(headers) if _column(cells, *_NAME_COLUMNS) is not None), 0)
+    if sum(map(bool, rows[0])) == 1:  # a title above the header
+        rows = rows[top:]
     header = [re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in rows[0]]
     column = {
-        "name": _column(header, "name", "class name", "label name", "label", "class", "category", "title"),
+        "name": _column(header, *_NAME_COLUMNS),
         "value": _column(header, "value", "pixel value", "pixelvalue", "id", "index", "label id", "class id",
                          "class index", "label value", "category id", "labelid", "classid", "pixel", "gray value",
-                         "grey value", "code", "number"),
+                         "grey value", "code", "number", "idx"),
         "color": _column(header, "color", "colour", "rgb", "hex", "rgb color", "hex color"),
         "r": _column(header, "r", "red"),
         "g": _column(header, "g", "green"),
         "b": _column(header, "b", "blue"),
     }  # fmt: skip
+    if train_ids:
+        column["value"] = _column(header, "trainid", "train id")
+        if column["value"] is None:
+            raise ValueError("no column trainId")
+        at = column["value"]
+        rows = [rows[0], *(row for row in rows[1:] if len(row) > at and row[at] not in ("", "-1", "255"))]
     if column["name"] is None:
         return _from_lines("\n".join(" ".join(row) for row in rows))
     if column["value"] is None:  # class,name: the other of two such columns, if it holds numbers
@@ -259,9 +308,7 @@ def _column(header: Sequence[str], *names: str) -> int | None:
 
 
 def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [_COMMENT.sub("", line) for line in lines]
-    lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
+    lines = plain_lines("\n".join(_COMMENT.sub("", line.strip()) for line in text.splitlines()))
     enumerated = [_ENUMERATED.fullmatch(line) for line in lines]
     if all(enumerated):
         lines = [f"{match[1]} {match[2]}" for match in enumerated if match is not None]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from segwright.core.counted import counted
 from segwright.core.errors import ImageReadError, SegwrightError
 from segwright.imageio import jpeg, png
 from segwright.imageio.headers import open_checked, parse_header, pillow_open, reading
@@ -348,13 +349,17 @@ def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
         return np.ascontiguousarray(values)
     whole = np.nan_to_num(values, nan=-1.0) if values.dtype.kind == "f" else values
     low, high = whole.min(), whole.max()
+    empty = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
     if low < 0 or high > 65535 or (values.dtype.kind == "f" and (whole != np.floor(whole)).any()):
         raise ImageReadError(
             "mask values must be whole numbers of 16 bits",
             expected="0 to 65535",
-            found=f"{low} to {high} ({values.dtype})",
+            found=f"{low} to {high} ({values.dtype})"
+            if not empty
+            else f"not a number (NaN) in {counted(empty, 'pixel')}",
             where=where,
-            fix="write the mask as an 8-bit or 16-bit PNG of class indices",
+            fix="write the mask as an 8-bit or 16-bit PNG of class indices"
+            + (", with 255 where it is not a number" if empty else ""),
             reason="values",
         )
     if values.ndim == 3 and (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():

@@ -14,11 +14,14 @@ from segwright.imageio.limits import Limits
 
 UInt8Array = npt.NDArray[np.uint8]
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+EXTENSIONS = frozenset({
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".pbm", ".gif",
+})  # fmt: skip
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 ENDINGS = {
-    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"), "GIF": (".gif",),
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"), "BMP": (".bmp",), "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pnm", ".pbm"), "GIF": (".gif",),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from segwright.core.counted import counted
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.data.annotations.rasterize import RasterizedReader
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.wording import listed
@@ -57,9 +58,11 @@ def sides(evidence: Evidence) -> list[Problem]:
 def names_alike(evidence: Evidence) -> list[Problem]:
     """Classes whose names differ in letter case, spaces, or the number that a list with one name twice gave them."""
     alike: dict[str, list[str]] = {}
+    drawn = isinstance(evidence.dataset.reader, RasterizedReader)  # names as annotators typed them: cat-1, cat-2
+    number = r"(?: \(\d+\)|[\s_\-#]+\d+)$" if drawn else r" \(\d+\)$"
     for name in evidence.dataset.label_space.names:
         if not is_generated_name(name):
-            plain = re.sub(r"[\s_\-]+", " ", re.sub(r" \(\d+\)$", "", name)).strip().casefold()
+            plain = re.sub(r"[\s_\-]+", " ", re.sub(number, "", name)).strip().casefold()
             alike.setdefault(plain, []).append(name)
     several = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     if not several:
@@ -248,6 +251,22 @@ def rare_values(evidence: Evidence) -> list[Problem]:
         fix = "look at the mask; add images that show the class, or take it out of the class list"
         problems.append(Problem("warning", "hardly any pixels", text, files(few), fix))
     return problems
+
+
+def equal_masks(evidence: Evidence) -> list[Problem]:
+    """One mask, of several classes, for all of many different images."""
+    totals = evidence.totals
+    places = np.flatnonzero(totals.labeled)
+    if evidence.sparse or len(places) < FEWEST_EQUAL or len(np.unique(totals.mask_crcs[places])) > 1:
+        return []
+    if len(np.unique(totals.crcs[places])) < len(places) or np.count_nonzero(evidence.overall.class_pixels) < 2:
+        return []
+    text = f"all {len(places)} masks are the same, pixel by pixel, and their images differ"
+    fix = "export the masks again, for one was written under all names; a model learns no more from it than a place"
+    return [Problem("warning", "equal masks", text, (), fix)]
+
+
+FEWEST_EQUAL = 6  # masks
 
 
 def contradictions(evidence: Evidence) -> list[Problem]:

@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
         "a class list that does not fit the masks, or is not the one in use",
     ),
     Rule("class not listed", _W, _opening, "objects of classes that the class list lacks"),
-    Rule("classes guessed", _W, _opening, "no class list: classes were concluded from the values of the masks"),
+    Rule("classes guessed", _WN, _opening, "no class list: classes were concluded from the values of the masks"),
     Rule("palettes differ", _W, _opening, "masks with different palettes: colors, not indices, are compared"),
     Rule("no objects", _W, _opening, "annotations without any object"),
     Rule(
@@ -114,6 +114,7 @@ RULES: tuple[Rule, ...] = (
         "boxes only", _WN, _opening, "annotations with boxes but no outlines; a note where they are read by their cores"
     ),
     Rule("crowds ignored", _W, _opening, "COCO crowd regions are ignored pixels"),
+    Rule("outlines in doubt", _W, _opening, "COCO outlines that lie elsewhere than their boxes, or may be in percent"),
     Rule(
         "objects without pixels",
         _E,
@@ -232,6 +233,7 @@ RULES: tuple[Rule, ...] = (
         label_rules.ignored_by_guess,
         "no class list names a value, usually 255; it is taken for 'ignore', with its share",
     ),
+    Rule("equal masks", _W, label_rules.equal_masks, "one mask of several classes for all of six or more images"),
     Rule(
         "contradicting masks",
         _EW,

@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     label_rules.partial_labels,  # how much is labeled, where images are labeled in part
     label_rules.ignored_by_guess,  # a value taken for 'ignore' without a class list
     label_rules.rare_values,  # values of single masks, stray values, classes of a few pixels
+    label_rules.equal_masks,
     label_rules.contradictions,  # equal images with different masks
     label_rules.names_alike,  # one class under two names
     label_rules.sides,  # left and right classes that flips do not exchange

@@ -19,6 +19,7 @@ from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.name_parts import split_of
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
 
@@ -87,8 +88,70 @@ def _bases(tree: Tree) -> list[_Base]:
     return [base for base in bases if base.masks]
 
 
+@dataclass(frozen=True)
+class _Loose:
+    """Images and masks by Cityscapes' names in folders of other names: name → (folder, path), masks by their kind."""
+
+    images: dict[str, tuple[str, Path]]
+    masks: dict[str, Path]
+    kind: str
+
+
+def _loose(tree: Tree) -> _Loose | None:
+    """The pairs by names alone; None where none pairs, or where a name comes twice."""
+    if "cityscapes loose" not in tree.memo:
+        tree.memo["cityscapes loose"] = None if tree.is_file else _find_loose(tree)
+    found: _Loose | None = tree.memo["cityscapes loose"]
+    return found
+
+
+def _find_loose(tree: Tree) -> _Loose | None:
+    images: dict[str, tuple[str, Path]] = {}
+    masks: dict[tuple[str, str], dict[str, Path]] = {}
+    for relative, listing in tree.walk():
+        for name in listing.files:
+            match = _IMAGE.match(name)
+            if match is not None:
+                if match[1] in images:
+                    return None
+                images[match[1]] = relative, Path(listing.path, name)
+            elif (match := _MASK.match(name)) is not None:
+                masks.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
+    for kind in KINDS:
+        found = masks.get(("Coarse", kind), {}) | masks.get(("Fine", kind), {})
+        if found.keys() & images.keys():
+            return _Loose(images, found, kind)
+    return None
+
+
+def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
+    given: dict[str, list[Record]] = {}
+    records = []
+    for name, (folder, path) in loose.images.items():
+        split = split_of(folder)
+        records.append(Record(name, path, None if split == "test" else loose.masks.get(name)))
+        if split is not None:
+            given.setdefault(split, []).append(records[-1])
+    lone = [r.image_path for r in records if r.image_path is not None and r.mask_path is None]
+    lone = [path for path in lone if split_of(str(path.parent.relative_to(tree.root))) != "test"]
+    strays = [path for name, path in loose.masks.items() if name not in loose.images]
+    return Dataset(
+        root=tree.root,
+        format="cityscapes",
+        reader=_reader(loose.kind),
+        records=tuple(records),
+        given=sort_splits(given),
+        notes=[NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"],
+        problems=pairing_problems(lone, strays),
+        unpaired_images=tuple(lone),
+        unpaired_masks=tuple(strays),
+    )
+
+
 def detect(tree: Tree) -> str | None:
     bases = _bases(tree)
+    if not bases and _loose(tree) is not None:
+        return "…_leftImg8bit.png and …_gtFine_labelIds.png"
     if not bases or not (any(_masks(tree, base)[0] for base in bases) or not _annotated(tree, bases)):
         return None
     return "leftImg8bit and gtFine"
@@ -141,6 +204,8 @@ def _masks(tree: Tree, base: _Base) -> tuple[dict[str, Path], str]:
 
 def open_cityscapes(tree: Tree) -> Dataset:
     bases = _bases(tree)
+    if not bases and (loose := _loose(tree)) is not None:
+        return _open_loose(tree, loose)
     if not bases:
         raise FormatError(
             "no Cityscapes tree", expected="leftImg8bit/ and gtFine/", found=tree.summary(), where=tree.root

@@ -20,7 +20,22 @@ from segwright.data.formats.file_tree import Folder, is_image, read_text
 from segwright.data.label_maps import FILE_NAMES, ClassList, read_class_list
 from segwright.data.records import Problem
 
-ENDINGS = (".csv", ".tsv", ".json", ".yaml", ".yml", ".txt", ".pbtxt")
+ENDINGS = (
+    ".csv",
+    ".tsv",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".txt",
+    ".pbtxt",
+    ".toml",
+    ".xml",
+    ".qml",
+    ".label",
+    ".lut",
+    ".ctbl",
+)
+UNREAD = (".py", ".xls", ".xlsx", ".ods", ".docx", ".pdf", ".ini", ".mat", ".pkl", ".md", ".m", ".html")
 MOST_FILES = 24  # per folder: more files of a kind are annotations of single images
 SHORT = 400_000  # bytes: no class list is longer
 _SUGGESTIVE = re.compile(
@@ -28,6 +43,10 @@ _SUGGESTIVE = re.compile(
     r"config|mapping|lut", re.I
 )  # fmt: skip
 _NAMES_ALONE = re.compile(r"class|label|categor|names|codes", re.I)  # a list of names without numbers is one only here
+_UNREAD_NAME = re.compile(
+    r"(?i)(?:(?:class|label|colou?r|seg|category)[_\- ]?)?"
+    r"(?:class(?:es)?|labels?|colou?rs?|palette|legend|colou?r_?map|label_?map|categories|names|map|list|ids?)"
+)
 _NOT = re.compile(
     r"^(?:readme|licen[cs]e|requirements|train|val|valid|validation|test|trainval|all|files?|list)\b", re.I
 )
@@ -50,12 +69,18 @@ def choose(
     fitting: list[ClassList] = []
     known: list[ClassList] = []
     others: list[tuple[Path, str]] = []
+    problems: list[Problem] = []
     for path, is_known in _candidates(folders):
         if path.suffix.lower() in (".csv", ".tsv") and _is_of_images(path, folders, values):
             continue
         try:
             found = read_class_list(path)
         except LabelError as error:
+            other = _by_train_ids(path)  # of ids such as -1 the other column may hold those of the masks
+            if other is not None and fits(other, values, colors):
+                (known if is_known else fitting).append(other)
+                problems.append(_read_by_train_ids(path))
+                continue
             if is_known:
                 raise
             if _SUGGESTIVE.search(path.stem) and path.suffix.lower() != ".txt" and not _NOT.search(path.stem):
@@ -63,16 +88,21 @@ def choose(
             continue
         if not is_known and not found.numbered and found.colors is None and not _NAMES_ALONE.search(path.stem):
             continue
+        if not fits(found, values, colors) and (other := _by_train_ids(path)) and fits(other, values, colors):
+            found = other
+            problems.append(_read_by_train_ids(path))
         if is_known:
             known.append(found)
         if fits(found, values, colors):
             fitting.append(found)
         elif _SUGGESTIVE.search(path.stem):
             others.append((path, "it does not fit the masks' values"))
+    if not fitting and not known and (unread := _unread(folders)) is not None:
+        others.append((unread, f"class lists of the kind {unread.suffix} are not read"))
     _refuse_contradictions([found for found in fitting if found in known])
     chosen = next(iter([*[found for found in fitting if found in known], *fitting, *known]), None)
     used = None if chosen is None else chosen.path
-    problems = [
+    problems += [
         Problem(
             "warning" if chosen is None else "note", "class list not read", f"{path.name} is not used: {why[:160]}",
             (str(path),), "write it as classes.csv with columns id,name (and r,g,b), or move it away",
@@ -81,6 +111,31 @@ def choose(
         if path != used
     ]  # fmt: skip
     return chosen, problems
+
+
+def _read_by_train_ids(path: Path) -> Problem:
+    note = f"{path.name}: the masks hold the ids of its column trainId"
+    return Problem("note", "classes guessed", note, (str(path),), "name the values in classes.csv")
+
+
+def _by_train_ids(path: Path) -> ClassList | None:
+    """The list with the values of its column trainId; None where it has none."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return None
+    try:
+        return read_class_list(path, train_ids=True)
+    except LabelError:
+        return None
+
+
+def _unread(folders: Sequence[Folder]) -> Path | None:
+    """A file of another kind that is a class list by its name: colors.py, classes.xlsx."""
+    for folder in folders:
+        for name in folder.files:
+            stem, ending = os.path.splitext(name)
+            if ending.lower() in UNREAD and _UNREAD_NAME.fullmatch(stem):
+                return Path(folder.path, name)
+    return None
 
 
 def _is_of_images(path: Path, folders: Sequence[Folder], values: AbstractSet[int]) -> bool:
@@ -108,7 +163,7 @@ def _is_of_images(path: Path, folders: Sequence[Folder], values: AbstractSet[int
 
 
 def _refuse_contradictions(lists: Sequence[ClassList]) -> None:
-    """LabelError where lists of one name in several folders fit, and name a value differently."""
+    """LabelError where lists that fit contradict each other: of one name in several folders, or of the same names."""
     seen: dict[str, tuple[ClassList, dict[int, str]]] = {}
     for found in lists:
         if found.path is None:
@@ -116,15 +171,36 @@ def _refuse_contradictions(lists: Sequence[ClassList]) -> None:
         names = {entry.value: entry.name for entry in found.entries}
         other, theirs = seen.setdefault(found.path.name.lower(), (found, names))
         value = next((v for v in names.keys() & theirs.keys() if names[v] != theirs[v]), None)
-        if value is not None:
-            raise LabelError(
-                "class lists of several folders contradict each other: a value is another class in each folder",
-                expected="one class list, or equal ones",
-                found=f"{value} is {theirs[value]} in {other.path} and {names[value]} in {found.path}",
-                where=found.path,
-                fix="number the classes alike in all masks; of labelme_json_to_dataset's output open the folder of "
-                "labelme's JSON files instead; or remove the lists that do not hold",
-            )
+        if value is None:
+            continue
+        raise _contradicting(
+            "class lists of several folders contradict each other: a value is another class in each folder",
+            f"{value} is {theirs[value]} in {other.path} and {names[value]} in {found.path}",
+            found.path,
+        )
+    for place, found in enumerate(lists):
+        for other in lists[:place]:
+            pair = [{entry.name.strip().casefold(): entry.value for entry in one.entries} for one in (other, found)]
+            if found.path is None or found.colors or other.colors or pair[0].keys() != pair[1].keys():
+                continue
+            name = next((name for name, value in pair[0].items() if pair[1][name] != value), None)
+            if name is not None:
+                raise _contradicting(
+                    "two class lists contradict each other: the same names have other values",
+                    f"{name} is {pair[0][name]} in {other.path} and {pair[1][name]} in {found.path}",
+                    found.path,
+                )
+
+
+def _contradicting(what: str, found: str, where: Path) -> LabelError:
+    return LabelError(
+        what,
+        expected="one class list, or equal ones",
+        found=found,
+        where=where,
+        fix="number the classes alike in all masks; of labelme_json_to_dataset's output open the folder of "
+        "labelme's JSON files instead; or remove the lists that do not hold",
+    )
 
 
 def fits(found: ClassList, values: AbstractSet[int], colors: AbstractSet[int]) -> bool:

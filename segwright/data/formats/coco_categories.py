@@ -34,6 +34,14 @@ def _spell_text(value: str) -> str:
     return text.lstrip("0") or "0" if text.isdecimal() and text.isascii() else text
 
 
+def category_name(category: Mapping[str, Any], number: int | None = None) -> str:
+    """The name of a category; its supercategory, and then its id, where it has none."""
+    for value in (category.get("name"), category.get("supercategory")):
+        if value not in (None, ""):
+            return str(value)
+    return str(category.get("id") if number is None else number)
+
+
 @dataclass
 class Classes:
     """Category id → class index, made from all files together."""
@@ -50,7 +58,7 @@ def _numbered(data: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Mapping[str,
     conflict = False
     for part in data:
         for category in part["categories"]:
-            key, name = spell_id(category.get("id")), str(category.get("name", category.get("id")))
+            key, name = spell_id(category.get("id")), category_name(category)
             conflict = conflict or names.setdefault(key, name) != name
     numbers = all(key.isdecimal() and len(key) < 18 for key in names)
     categories: dict[int, Mapping[str, Any]] = {}
@@ -59,7 +67,7 @@ def _numbered(data: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Mapping[str,
     for part in data:
         table = {}
         for category in part["categories"]:
-            key, name = spell_id(category.get("id")), str(category.get("name", category.get("id")))
+            key, name = spell_id(category.get("id")), category_name(category)
             number = (
                 seen.setdefault(name, len(seen))
                 if conflict
@@ -94,11 +102,11 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path], *, rest_
     if any(c.get("supercategory") == "none" and i == 0 for i, c in categories.items()) and 0 not in used:
         del categories[0]  # Roboflow's head of the tree, no class
     official = stuff_ids()
-    stuff = any(official.get(i) == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
+    stuff = any(official.get(i, "") == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
     if stuff and categories.get(OTHER, {}).get("name") == "other" and any(i <= 90 for i in categories):
         del categories[OTHER]  # "other" stands for the things, which are here themselves
     ids_in_order = sorted(categories)
-    names = _unique([str(categories[i].get("name", i)) for i in ids_in_order], ids_in_order)
+    names = _unique([category_name(categories[i], i) for i in ids_in_order], ids_in_order)
     colors = [categories[i].get("color") for i in ids_in_order]
     background = next(
         (i for i, name in zip(ids_in_order, names, strict=True) if name.lower() in BACKGROUND_NAMES), None
@@ -115,7 +123,11 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path], *, rest_
         index = {category: place + 1 for category, place in index.items()}
         fill = 0
         notes.append("what nothing covers is background")
-    if not ids_in_order or len(names) > MAX_CLASSES:
+    if not ids_in_order:
+        raise LabelError("the JSON lists no categories", expected="categories with an id and a name",
+                         found=f"category_id {', '.join(_first_ids(data)) or 'of no object'}", where=paths[0],
+                         fix='add them: "categories": [{"id": 1, "name": "cat"}, …]')  # fmt: skip
+    if len(names) > MAX_CLASSES:
         raise LabelError("1 to 255 classes are supported", found=f"{len(names)} categories", where=paths[0],
                          fix="list the categories under their ids")  # fmt: skip
     known = [color for color in map(_color, colors) if color is not None]
@@ -123,6 +135,11 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path], *, rest_
     notes.append("of overlapping regions the smaller is on top")
     per_file = [{key: index[number] for key, number in table.items() if number in index} for table in tables]
     return Classes(space, per_file, fill, notes)
+
+
+def _first_ids(data: Sequence[Mapping[str, Any]]) -> list[str]:
+    ids = dict.fromkeys(spell_id(one.get("category_id")) for part in data for one in part["annotations"])
+    return sorted(ids)[:8]
 
 
 def _check_offset(used: Mapping[str, int], table: Mapping[str, int], path: Path) -> None:

@@ -15,9 +15,10 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Ledger, fill_name
 from segwright.data.annotations.sparse import Choice, LabelRule, PointCount, Reading, box_choices, choose_reading
 from segwright.data.formats.base import sort_splits, unique_ids
-from segwright.data.formats.coco_categories import Classes, spell_id
+from segwright.data.formats.coco_categories import Classes, category_name, spell_id
 from segwright.data.formats.coco_reader import CocoReader, ObjectAnnotations, Panoptic
 from segwright.data.formats.coco_shapes import Weak, box_of, is_crowd, visible_points, whole, why_not_drawn
+from segwright.data.formats.coco_units import check_units
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.records import Dataset, Problem, Record
@@ -83,9 +84,7 @@ class CocoRecords:
         self.problems = _without_objects(files, data)
         self.boxes = 0
         self.points = PointCount()
-        self.names = [
-            {spell_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data
-        ]
+        self.names = [{spell_id(c.get("id")): category_name(c) for c in part["categories"]} for part in data]
         self.objects: list[list[_Object]] = [
             [
                 (
@@ -298,6 +297,10 @@ class CocoRecords:
                 fix="open one of the JSON files itself" if contested and not missing else "copy the images there",
             )  # fmt: skip
         self._refuse_nothing(payloads)
+        for number, file in enumerate(self.files):
+            if file.kind != "panoptic":
+                own = [entry for path in payloads for entry in claims[path] if entry.number == number]
+                self.problems += check_units(((e.image, a) for e in own for a, *_ in e.found), file.path)
         ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path in payloads])
         records = {
             path: Record(name, path, None, payload) for name, (path, payload) in zip(ids, payloads.items(), strict=True)

@@ -236,6 +236,10 @@ def open_pairs(tree: Tree) -> Dataset:
             no_image += [mask] if mask is not None else []
         else:
             found.append((image, mask, line.split))
+    rows = len(found)
+    found = list(dict.fromkeys(found))
+    if len(found) < rows:
+        notes.append(f"{counted(rows - len(found), 'row')} of the list repeat others, and count once")
     ids = unique_ids([(os.path.basename(image.parent), stem(image.name), image.suffix) for image, _, _ in found])
     records = [Record(name, image, mask) for name, (image, mask, _) in zip(ids, found, strict=True)]
     given: dict[str, list[Record]] = {}

@@ -43,6 +43,7 @@ from segwright.data.formats.cvat_shapes import AREAS, NO_AREA, STROKES, Shape, c
 from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
+from segwright.data.formats.shapes import boxes_only
 from segwright.data.formats.writing import (
     IGNORE_NAME,
     OutputSample,
@@ -387,6 +388,7 @@ def open_cvat(tree: Tree) -> Dataset:
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
+    kinds = Counter(shape.kind for shape in _all_shapes(parsed))
     fix = "draw them as polygons or masks, or ignore this if they are no objects of a mask"
     return Dataset(
         root=tree.root,
@@ -400,6 +402,7 @@ def open_cvat(tree: Tree) -> Dataset:
             *parsed.ledger.problems(fix),
             *parsed.unlisted(),
             *choice.problems,
+            *(boxes_only(sum(kinds.values()), "boxes", reading.rule) if set(kinds) == {"box"} else []),
             *problems,
         ],
         unpaired_images=tuple(lone),

@@ -7,7 +7,8 @@ how to choose one; where nothing is doubtful it returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -24,12 +25,14 @@ LOOKED_AT = 12  # masks whose regions are counted
 MOST_OBJECTS = 400  # in a mask: more are counted by the number of values alone
 COARSE = 250_000  # pixels in which regions are counted
 FEWEST_MASKS = 4
-MANY_OBJECTS = 5  # in one mask, at the least
+MANY_OBJECTS = 4  # in one mask, at the least
 SINGLE = 0.95  # of all values of the masks are one connected region each
 RARE = 0.02  # of all pixels: what an edge's color covers at the most
 FEWEST_EDGES = 6  # colors between two others
 NEAR = 40.0  # squared distance of a color from the line between two others: rounding, and JPEG
 MOST_MAIN = 24
+OWN_COLORS = 0.05  # of all pixels have a color that one mask alone holds, from which on these are objects
+FOREGROUNDS = frozenset({0, 1, 127, 128, 254, 255})  # how tools write the foreground of two classes
 CODES = (1000, 256)  # what a class is multiplied by where an object's number is added
 MOST_CODED = 50  # objects of a class in one image
 
@@ -53,6 +56,19 @@ def count_objects(mask: npt.NDArray[np.generic], values: Sequence[int]) -> tuple
         else:  # too small for the grid: hardly several regions
             single += 1
     return count, single
+
+
+def color_regions(packed: npt.NDArray[np.generic], colors: dict[int, int]) -> dict[int, tuple[int, bool]]:
+    """Of a mask of colors: color → (pixels, whether it is one region), on a coarser grid where the mask is large."""
+    if len(colors) > MOST_OBJECTS:
+        return {color: (pixels, False) for color, pixels in colors.items()}
+    step = math.ceil(math.sqrt(packed.size / COARSE))
+    coarse = packed[::step, ::step]
+    found = {}
+    for color, pixels in colors.items():
+        part = (coarse == color).astype(np.uint8)
+        found[color] = (pixels, cv2.connectedComponents(part, connectivity=8)[0] <= 2)
+    return found
 
 
 def refuse_objects(counts: Sequence[tuple[int, int] | None], where: Path) -> None:
@@ -103,8 +119,11 @@ def refuse_coded_objects(values: Sequence[int], where: Path) -> None:
 
 
 def refuse_mixed_binary(sets: dict[frozenset[int], int], where: Path) -> None:
-    """LabelError where some masks hold 0 and 1, others 0 and 255, and none holds both 1 and 255."""
-    if not sets or not set().union(*sets) <= {0, 1, 255}:
+    """LabelError where some masks hold 0 and 1, others 0 and 255 (or 128), and none holds two of those."""
+    if not sets or not set().union(*sets) <= FOREGROUNDS:
+        return
+    if not set().union(*sets) <= {0, 1, 255}:
+        _refuse_foregrounds(sets, where)
         return
     ones = sum(count for values, count in sets.items() if 1 in values)
     highs = sum(count for values, count in sets.items() if 255 in values and 0 in values)
@@ -119,6 +138,92 @@ def refuse_mixed_binary(sets: dict[frozenset[int], int], where: Path) -> None:
         fix="if 255 is the foreground, write it as 1 (Image.fromarray(np.uint8(mask > 0))), or name both in "
         "classes.csv (id,name: '0,background', '1,foreground', '255,foreground'); if it is to be ignored, write "
         "'255,void' there",
+    )
+
+
+def _refuse_foregrounds(sets: dict[frozenset[int], int], where: Path) -> None:
+    """LabelError where each mask holds 0 and one of several values that tools write for a foreground."""
+    files = {value: sum(count for kinds, count in sets.items() if value in kinds) for value in set().union(*sets) - {0}}
+    if len(files) < 2 or any(len(kinds - {0}) > 1 for kinds in sets) or not any(0 in kinds for kinds in sets):
+        return
+    values = sorted(files)
+    one = "; ".join(f"{value},foreground" for value in values)
+    raise LabelError(
+        "every mask holds 0 and one other value, which is not the same in all: one foreground, or several classes?",
+        expected="one coding for all masks",
+        found=", ".join(f"{value} in {counted(files[value], 'mask')}" for value in values),
+        where=where,
+        fix="if these are one class, write it as one value (Image.fromarray(np.uint8(mask > 0))), or name all alike in "
+        f"classes.csv (id,name: '0,background; {one}', one per line); if they are several, name each there",
+    )
+
+
+def refuse_object_colors(seen: Sequence[dict[int, tuple[int, bool]]], where: Path) -> None:
+    """LabelError where most colors occur in one mask alone and are one region each: they number objects.
+
+    ``seen``: of a spread of the masks, color → (pixels, whether it is one region).
+    """
+    if len(seen) < FEWEST_MASKS:
+        return
+    files = Counter(color for mask in seen for color in mask)
+    own = [found for mask in seen for color, found in mask.items() if files[color] == 1]
+    share = sum(pixels for pixels, _ in own) / sum(pixels for mask in seen for pixels, _ in mask.values())
+    if len(own) < 2 * len(seen) or len(own) < 0.6 * len(files) or share < OWN_COLORS:
+        return
+    if sum(single for _, single in own) < SINGLE * len(own):
+        return
+    raise LabelError(
+        "the colors of the masks number objects, not classes: a color of its own for each object",
+        expected="one color per class",
+        found=f"{len(files)} colors in {len(seen)} masks, {len(own)} of them in one mask alone, as one region",
+        where=where,
+        fix="panoptic PNGs: put their JSON (segments_info) beside them, and open it; else write the objects of one "
+        "class as one value: Image.fromarray(np.uint8(np.asarray(mask).any(axis=2))); if each color is a class, list "
+        "them in classes.csv (name,r,g,b)",
+    )
+
+
+def refuse_mixed_colors(grays: Collection[int], colors: Collection[int], listed: ClassList | None, where: Path) -> None:
+    """LabelError where some masks hold colors, and others the numbers 1, 2, … of classes.
+
+    ``grays``: the values of the gray masks; ``colors``: the packed colors of the others.
+    """
+    numbers = [value for value in sorted(grays) if value not in (0, 255)]
+    known = set(colors)
+    if listed is not None:
+        known |= {red << 16 | green << 8 | blue for red, green, blue in listed.colors or ()}
+    if not numbers or numbers[0] != 1 or numbers[-1] > MOST_MAIN or any(n * 0x010101 in known for n in numbers):
+        return
+    raise LabelError(
+        "some masks hold colors, and others the numbers of classes",
+        expected="one coding for all masks",
+        found=f"gray masks with {', '.join(map(str, numbers[:6]))}, and color masks with "
+        f"{counted(len(colors), 'color')}",
+        where=where,
+        fix="write all masks as indices, or all in the colors of the class list (name,r,g,b in classes.csv)",
+    )
+
+
+def refuse_unnamed_zero(zeros: float, values: Sequence[int], classes: ClassList, where: Path) -> None:
+    """LabelError where a list gives numbers from 1 on and the masks hold 0 as well: background, ignored, or off by one.
+
+    ``zeros``: the share of 0 of all pixels.
+    """
+    known = {entry.value for entry in classes.entries}
+    rest = set(values) - {0, 255}
+    if not classes.numbered or not rest or min(known) < 1 or 0 not in values or zeros < RARE or not rest <= known:
+        return
+    first = classes.entries[0]
+    last = max(known)
+    shifted = min(known) == 1 and max(rest) == last - 1 and rest == set(range(1, last))
+    lower = f"; or the list counts one too high: '0,{first.name}', '1,…'" if shifted else ""
+    raise LabelError(
+        f"the masks hold 0, which the class list does not name: is 0 background, or not labeled{lower and ', or '}"
+        f"{first.name if lower else ''}?",
+        expected=f"a name for 0, beside {', '.join(map(str, sorted(known)[:6]))}",
+        found=f"0 in {100 * zeros:.3g} % of the pixels",
+        where=classes.path or where,
+        fix=f"add '0 background' to the list if 0 is one more class, '0 ignore' if it is not labeled{lower}",
     )
 
 

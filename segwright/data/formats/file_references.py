@@ -19,6 +19,7 @@ from typing import Literal
 
 from segwright.core.counted import counted
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.folder_roles import describe_folder
 from segwright.data.formats.name_parts import Spelling, composed, is_generic, spellings, split_of
 from segwright.data.records import Problem
 from segwright.imageio import EXTENSIONS
@@ -360,7 +361,16 @@ def _elsewhere(index: FileIndex, names: Sequence[str]) -> str:
         for spelling in spellings(name)[:1]
         for path in index.by_name.get(spelling.path.split("/")[-1].casefold(), ())
     )
-    return f" (files of these names in {', '.join([*folders][:4])} are not taken for them)" if folders else ""
+    if folders:
+        return f" (files of these names in {', '.join([*folders][:4])} are not taken for them)"
+    for name in names[:100]:
+        for spelling in spellings(name)[:1]:
+            base, ending = posixpath.splitext(spelling.path.split("/")[-1].casefold())
+            for other in sorted(EXTENSIONS - {ending}) if ending in EXTENSIONS else ():
+                for path in index.by_name.get(base + other, ()):
+                    if describe_folder(posixpath.dirname(path), loose=True)[0] != "mask":
+                        return f" ({path} is there, with another ending: if it is the same image, correct the name)"
+    return ""
 
 
 def claimed_twice(references: Sequence[Reference], shared: Mapping[Path, Sequence[int]], root: Path) -> Problem:

@@ -14,17 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.counted import counted
-from segwright.core.errors import DataError, FormatError, NameClashError
+from segwright.core.errors import DataError, FormatError, LabelError, NameClashError
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.folder_roles import describe_folder, is_measurement
+from segwright.data.formats.folder_roles import describe_folder, is_measurement, is_rendering, rendered_from
+from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
+from segwright.data.formats.refusals import hint as known_refusal
+from segwright.data.formats.same_images import drop_copies
 from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.writing import OutputSample, write_classes
+from segwright.data.label_maps import is_generated_name
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
 from segwright.data.readers import FileReader, pack_colors
 from segwright.data.records import Dataset, Problem, Record, ValueRange, evenly_spread
@@ -33,6 +37,7 @@ from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import map_isolated
 
 _OBJECTS = re.compile(r"(?i)instances?(?:ids?)?$|^instance|segmentationobject")
+_TRACKS = re.compile(r"(?i)man_(?:seg|track)[_\d]*\.tiff?")
 LOOKED_AT = 12  # folders of which one file is looked at for an example in an error
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 
@@ -83,13 +88,17 @@ def detect(tree: Tree) -> str | None:
     pairing = pair_tree(tree)
     if not pairing.paired and not pairing.collisions and not pairing.rivals:
         return None
+    if pairing.by_suffix and known_refusal(tree) is not None:
+        return None
     return f"{counted(pairing.paired, 'image')} with masks, paired by {'content' if pairing.guessed else 'name'}"
 
 
 def pair_tree(tree: Tree) -> Pairing:
     """The pairing of all images under the root, found once."""
     if "pairing" not in tree.memo:
-        tree.memo["pairing"] = pair_files(tree)
+        made = pair_files(tree)
+        drop_copies(made)
+        tree.memo["pairing"] = made
     found: Pairing = tree.memo["pairing"]
     return found
 
@@ -128,6 +137,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         by_folder = by_folder or splits_by_name(records, stacks)
     else:
         coding = infer_encoding(mask_paths, _class_folders(tree, pairing), tree.root, look)
+        _refuse_tracks(mask_paths, coding.label_space.names, tree.root)
     listed, findings = listed_splits(tree, records)
     lone, problems = _problems(pairing, records)
     given = listed or _with_masks(by_folder)
@@ -167,12 +177,32 @@ def _depth_of_stacks(records: Sequence[Record], stacks: Mapping[str, int]) -> tu
     return bands, None if same[0].dtype == np.uint8 else range_of(same, same[0].shape[2])
 
 
+def _refuse_tracks(masks: Sequence[Path], names: Sequence[str], where: Path) -> None:
+    """LabelError for the Cell Tracking Challenge's masks, which number cells however few a mask holds."""
+    tracked = [path.name for path in masks if _TRACKS.fullmatch(path.name)]
+    if len(tracked) < len(masks) or len(names) <= 2 or not all(map(is_generated_name, names)):
+        return
+    raise LabelError(
+        "the values of the masks number objects, not classes: the Cell Tracking Challenge's cells",
+        expected="one value per class",
+        found=f"{counted(len(tracked), 'mask')} such as {tracked[0]}, {len(names)} values",
+        where=where,
+        fix="write the cells as one value: tifffile.imwrite(path, (mask > 0).astype(numpy.uint8)); if the values are "
+        "classes after all, name them beside the masks in classes.csv (id,name)",
+    )
+
+
 def _guesses(pairing: Pairing) -> list[Problem]:
     folders = {os.path.basename(mask.folder) for _, mask in pairing.pairs if mask is not None}
     if folders and all(_OBJECTS.search(folder) for folder in folders):
         named = ", ".join(sorted(folders)[:4])
         text = f"the masks lie in {named}: by that name they number objects, not classes, and are read as classes"
         fix = "use the masks of classes (VOC's SegmentationClass); if these are classes, rename the folder to masks"
+        return [Problem("warning", "masks guessed", text, fix=fix)]
+    masks = [mask for _, mask in pairing.pairs if mask is not None]
+    if masks and all(is_rendering(mask.folder) or rendered_from(mask.stem) is not None for mask in masks):
+        text = f"by their names the masks are predictions or overlays of a model, such as {masks[0].name}"
+        fix = "if people drew them, rename them or their folder to masks; else put the drawn masks beside the images"
         return [Problem("warning", "masks guessed", text, fix=fix)]
     if pairing.guessed is None:
         return []
@@ -308,14 +338,34 @@ def hint(tree: Tree) -> FormatError | None:
     )
     first, second = _guessed_roles(tree, filled)
     root = shlex.quote(str(tree.root))
+    globs = _paired_globs(tree, filled, first, second)
+    named = (
+        f"name them: segwright check {root} --images {shlex.quote(globs[0])} --masks {shlex.quote(globs[1])}; or "
+        if globs
+        else ""
+    )
     return FormatError(
         "images, and which files are their masks is not clear",
         expected="folders called images and masks, files such as x.jpg and x_mask.png, or a list of pairs",
         found=listed + ("" if len(filled) <= 12 else f"; … ({len(filled)} folders)"),
         where=tree.root,
-        fix=f"name them: segwright check {root} --images '{first}/*' --masks '{second}/*'"
-        "; or write a CSV with columns image,mask, a pair per line; or name the format with --format",
+        fix=f"{named}write a CSV with columns image,mask, a pair per line; or name the format with --format",
     )
+
+
+def _paired_globs(tree: Tree, filled: Mapping[str, Sequence[str]], images: str, masks: str) -> tuple[str, str] | None:
+    """Globs for the folders of images and of masks that pair files; of several endings one. None where none does."""
+    endings = dict.fromkeys(
+        "*" + re.sub(r"^.*(?=[_\-. ][^_\-. ]*\.[^.]*$)|^[^_\-. ]*(?=\.)", "", n) for n in filled[masks]
+    )
+    for ending in ["*", *list(endings)[:LOOKED_AT]]:
+        globs = os.path.join(images, "*"), os.path.join(masks, ending)
+        try:
+            pair_globs(tree, *globs)
+        except DataError:
+            continue
+        return globs
+    return None
 
 
 def _guessed_roles(tree: Tree, filled: Mapping[str, Sequence[str]]) -> tuple[str, str]:
@@ -344,6 +394,11 @@ def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | 
         os.path.commonprefix([name[::-1] for name in found])[::-1]  # noqa: RUF071 - of names, letter by letter
         for found in by_ending.values()
     ]
+    examples = [found[0] for found in by_ending.values()]
+    if looks_like_labels(Path(tree.root, folder, examples[0])) and not looks_like_labels(
+        Path(tree.root, folder, examples[1])
+    ):
+        ends.reverse()
     globs = [shlex.quote(os.path.join("" if folder == "." else folder, f"*{end}")) for end in ends]
     root = shlex.quote(str(tree.root))
     return FormatError(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX
@@ -33,6 +34,7 @@ from segwright.data.formats.file_references import Reference, claimed_twice, res
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
+from segwright.data.formats.shapes import boxes_only
 from segwright.data.formats.writing import (
     IGNORE_NAME,
     OutputSample,
@@ -43,7 +45,7 @@ from segwright.data.formats.writing import (
     write_classes,
 )
 from segwright.data.label_maps import ClassList, read_class_list
-from segwright.data.records import Dataset, Problem, Record
+from segwright.data.records import Dataset, Problem, Record, Severity
 from segwright.data.text_files import read_json
 from segwright.imageio import UInt8Array, decode_image, decode_mask, encode_png, write_bytes
 
@@ -232,6 +234,8 @@ def open_labelme(tree: Tree) -> Dataset:
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
     notes += [*choice.notes, *(reading.notes(fill_name(space, background)) if reading.partial else [])]
     notes += mask_value_histogram.points.notes()
+    every, rectangles = mask_value_histogram.shapes, mask_value_histogram.rectangles
+    boxes = boxes_only(every, "rectangles", reading.rule) if every and every == rectangles else []
     return Dataset(
         root=tree.root,
         format="labelme",
@@ -239,7 +243,7 @@ def open_labelme(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *mask_value_histogram.problems()],
+        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *boxes, *mask_value_histogram.problems()],
         unpaired_images=tuple(lone),
     )
 
@@ -255,6 +259,8 @@ class _Survey:
     broken: dict[Path, LabelError] = field(default_factory=dict)
     kinds: dict[Path, tuple[int, int]] = field(default_factory=dict)  # points and lines, outlines
     points: PointCount = field(default_factory=PointCount)
+    rectangles: int = 0
+    shapes: int = 0
 
     def kinds_of(self, path: Path) -> tuple[int, int]:
         """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
@@ -269,6 +275,8 @@ class _Survey:
         """Count the shapes of a JSON, and its points: pixel positions, so that 0 is the middle of the first pixel."""
         shapes = data["shapes"]
         strokes = sum(_kind(shape) in STROKES for shape in shapes)
+        self.rectangles += sum(_kind(shape) == "rectangle" for shape in shapes)
+        self.shapes += len(shapes)
         self.kinds[path] = (strokes, len(shapes) - strokes)
         points = []
         height = width = 0
@@ -331,10 +339,17 @@ def _images(
     """(folder, JSON, image) of every JSON with an image: the one of its name beside it, else that of imagePath."""
     chosen: dict[Path, Path] = {}
     open_ones: list[tuple[str, Path]] = []
+    conflicting: list[tuple[Path, str]] = []  # JSONs whose imagePath names another image that is there, too
+    renamed: list[tuple[Path, str]] = []
     for relative, path in jsons:
         near = beside.get((relative, composed(path.stem)), [])
         if len(near) == 1:
             chosen[path] = near[0]
+            stated = mask_value_histogram.names.get(path, "").replace("\\", "/").rpartition("/")[2]
+            other_stem = stem(composed(stated))
+            if stated and other_stem.casefold() != composed(near[0].stem).casefold():
+                other = beside.get((relative, other_stem), [])
+                (conflicting if other else renamed).append((path, stated))
             continue
         if path not in mask_value_histogram.names and path not in mask_value_histogram.broken:
             try:
@@ -361,6 +376,7 @@ def _images(
             chosen[path] = image
     claimed = {**contested, **{p: [i] for i, p in enumerate(found.paths) if p is not None and p in taken}}
     problems = [*found.problems, *([claimed_twice(references, claimed, tree.root)] if claimed else [])]
+    problems += _other_names(conflicting, "warning", "which is there as well") + _other_names(renamed, "note", "")
     kept = [
         (relative, path, chosen.get(path))
         for relative, path in jsons
@@ -375,6 +391,19 @@ def _images(
             fix="copy the images beside the JSON files",
         )
     return kept, problems
+
+
+def _other_names(found: list[tuple[Path, str]], severity: Severity, why: str) -> list[Problem]:
+    """A finding for JSONs beside an image of their own name that name another one."""
+    if not found:
+        return []
+    path, name = found[0]
+    message = (
+        f"{counted(len(found), 'JSON file')} with another image (imagePath) than the one beside, such as "
+        f"{path.name}: {name}{', ' if why else ''}{why}; the image of the JSON's own name is read"
+    )
+    fix = "look at some of these images; if a JSON was copied under another name, remove it"
+    return [Problem(severity, "file found by a looser match", message, tuple(str(one) for one, _ in found), fix)]
 
 
 def _class_list(tree: Tree, folders: list[tuple[str, Folder]]) -> ClassList | None:

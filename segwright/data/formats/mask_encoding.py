@@ -19,9 +19,12 @@ from segwright.data.formats.encoding_doubts import (
     refuse_blurred_colors,
     refuse_coded_objects,
     refuse_mixed_binary,
+    refuse_mixed_colors,
+    refuse_object_colors,
     refuse_objects,
     refuse_shifted,
     refuse_swapped_channels,
+    refuse_unnamed_zero,
 )
 from segwright.data.formats.file_tree import Folder
 from segwright.data.formats.gray_levels import blurred, evenly_spaced, levels_between
@@ -33,7 +36,6 @@ from segwright.data.records import Problem
 
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 DEEP_IGNORE = 65535
-FOREGROUNDS = frozenset({0, 1, 127, 128, 254, 255})  # how tools write the foreground of two classes
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
 
@@ -235,8 +237,11 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
     listed = _listed(values)
     if set(values) <= {0, 1, IGNORE_INDEX} and not (classes and any(e.value == IGNORE_INDEX for e in classes.entries)):
         refuse_mixed_binary(seen.value_sets, where)
+    if classes is None and sum(seen.value_sets.values()) == seen.masks:
+        refuse_mixed_binary(seen.value_sets, where)
     if classes is not None:
         refuse_shifted(values, classes)
+        refuse_unnamed_zero(seen.values.get(0, 0) / max(seen.pixels, 1), values, classes, where)
         return _by_list(seen, classes, f"{scope} hold {listed}")
     refuse_objects(seen.objects, where)
     if values[-1] > 255:
@@ -371,12 +376,40 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
         return MaskEncoding(space, notes=(*classes.notes(), note), problems=(guess,))
     space = classes.label_space()
     notes = [*classes.notes(), found]
+    twice = _named_twice(classes)
     stray = [value for value in values if value not in space.mapping]
     if stray:
         notes.append(f"values that the class list does not name: {_listed(stray)}; images with them cannot be read")
     elif IGNORE_INDEX in values and space.mapping[IGNORE_INDEX] == IGNORE_INDEX:
         notes.append("255 is ignored")
-    return MaskEncoding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
+    return MaskEncoding(
+        space, notes=tuple(notes), problems=(*twice, *(() if IGNORE_INDEX in known else _ignored(seen)))
+    )
+
+
+def _named_twice(classes: ClassList) -> tuple[Problem, ...]:
+    """A warning where a list without values holds a name twice: its values are one class."""
+    names = [entry.name for entry in classes.entries if not entry.ignored]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not twice or classes.numbered:
+        return ()
+    message = f"the class list names {', '.join(twice[:4])} more than once: the values of one name are one class"
+    return (_guessed(message, "name every class once, or give the values in classes.csv (id,name)"),)
+
+
+def _color_twice(classes: ClassList, colors: Sequence[Color]) -> tuple[Problem, ...]:
+    """A warning where a list gives one color, which the masks hold, to classes of several names: the first counts."""
+    names: dict[Color, list[str]] = {}
+    for entry in classes.entries:
+        if entry.color in colors and entry.color is not None:
+            names.setdefault(entry.color, []).append(entry.name)
+    for color, several in names.items():
+        if len(set(several)) > 1:
+            message = (
+                f"the class list gives {generated_color_name(color)} to {', '.join(several[:4])}: read as {several[0]}"
+            )
+            return (_guessed(message, "give every class a color of its own, in the list and in the masks"),)
+    return ()
 
 
 def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding:
@@ -408,11 +441,6 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
-    if len(values) > 2 and set(values) <= FOREGROUNDS and not any(len(kinds) > 2 for kinds in seen.value_sets):
-        kinds = ", ".join(str(value) for value in values if value)
-        fix = "if these are one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if not, name them "
-        message = f"every mask holds 0 and one other value ({kinds}): each is read as a class of its own"
-        problems = (*problems, _guessed(message, fix + "in classes.csv (id,name)"))
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 
@@ -435,6 +463,7 @@ def _thresholded(seen: MaskValueHistogram, scope: str) -> MaskEncoding:
 
 
 def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path) -> MaskEncoding:
+    refuse_mixed_colors(seen.values, seen.colors, classes, where)
     for value, pixels in seen.values.items():  # gray images among colored ones: black is a color, too
         packed = value * 0x010101
         seen.colors[packed] = seen.colors.get(packed, 0) + pixels
@@ -452,7 +481,8 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         refuse_swapped_channels(unknown, classes)
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
-        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes))
+        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes), _color_twice(classes, found))
+    refuse_object_colors(seen.regions, where)
     if len(found) > MANY_VALUES:
         raise LabelError(
             "the masks hold too many colors for classes",

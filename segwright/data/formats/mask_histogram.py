@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError
-from segwright.data.formats.encoding_doubts import LOOKED_AT, count_objects
+from segwright.data.formats.encoding_doubts import LOOKED_AT, color_regions, count_objects
 from segwright.data.mask_files import MaskPixels, alpha_follows, inspect_mask
 from segwright.data.readers import is_gray, pack_colors
 from segwright.imageio import DEFAULT_LIMITS, read_file
@@ -48,6 +48,7 @@ class MaskValueHistogram:
     opaque_pixels: int = 0  # in files without alpha
     value_sets: dict[frozenset[int], int] = field(default_factory=dict)  # values of a gray file, 3 at most → files
     objects: list[tuple[int, int] | None] = field(default_factory=list)  # of the first gray files
+    regions: list[dict[int, tuple[int, bool]]] = field(default_factory=list)  # of the first color files, by color
     deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
 
     @property
@@ -143,7 +144,10 @@ def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
         wide = mask.astype(np.int64)
         _add(seen.deep, wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
         return
-    colors = _add(seen.colors if mask.ndim == 3 else seen.values, pack_colors(mask) if mask.ndim == 3 else mask)
+    numbers = pack_colors(mask) if mask.ndim == 3 else mask
+    colors = _add(seen.colors if mask.ndim == 3 else seen.values, numbers)
+    if mask.ndim == 3 and len(seen.regions) < LOOKED_AT:
+        seen.regions.append(color_regions(numbers, colors))
     if mask.ndim == 2:
         if len(colors) <= 3:
             seen.value_sets[frozenset(colors)] = seen.value_sets.get(frozenset(colors), 0) + 1

@@ -51,6 +51,7 @@ from segwright.imageio import read_file
 FEW_VALUES = 64  # a photo shows more colors
 SAMPLED = 3  # files per folder that are looked at for what they are
 MOSTLY = 0.8  # of the files of a scope must pair by a loose reading for it to count
+FEWEST = 3  # files with an ending for it to tell the masks
 COMPARED = 4  # images whose masks of two folders are compared
 
 
@@ -93,6 +94,7 @@ class Pairing:
     rivals: list[Rival] = field(default_factory=list)  # folders of masks for the same images; empty where it is certain
     unread: list[Rival] = field(default_factory=list)  # folders of masks that another one makes superfluous
     guessed: str | None = None  # what the roles rest on, where it is not names
+    by_suffix: bool = False  # the weakest guess of all: a format that is known and not read comes before it
 
     @property
     def paired(self) -> int:
@@ -137,7 +139,7 @@ def pair_files(tree: Tree) -> Pairing:
             endings.append(item)
     for folder, members in left.items():
         kind = "measurements" if is_measurement(folder) else "overlays or predictions"
-        found.unread.append(Rival(_glob(members), (), 0, f"by its name it holds {kind}"))
+        found.unread.append(Rival(glob_of(members), (), 0, f"by its name it holds {kind}"))
     if endings:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
@@ -159,7 +161,7 @@ def _paired(tree: Tree) -> Pairing:
         elif found.paired > best.paired or (not best.pairs and (found.pairs or found.collisions)):
             best = found
     if not best.paired and not best.collisions:
-        by_content = _by_content(tree)
+        by_content = _by_content(tree) or _by_suffix(tree)
         if by_content is not None:
             _find_rivals(by_content)
             return by_content
@@ -218,6 +220,36 @@ def _by_content(tree: Tree) -> Pairing | None:
     return found
 
 
+def _by_suffix(tree: Tree) -> Pairing | None:
+    """``x.png`` beside ``x_L0.png`` in one folder, for most files and of few values: the mask; None elsewhere."""
+    items = list_items(tree)
+    stems: dict[tuple[str, str], list[NamedFile]] = {}
+    for item in items:
+        stems.setdefault((item.folder, item.stem), []).append(item)
+    endings: Counter[str] = Counter()
+    for folder, stem in stems:
+        endings.update(stem[n:] for n in range(1, len(stem)) if stem[n] in "_-. " and (folder, stem[:n]) in stems)
+    if not endings:
+        return None
+    ending, count = endings.most_common(1)[0]
+    masks = [item for (_, stem), found in stems.items() if stem.endswith(ending) for item in found]
+    images = [item for (_, stem), found in stems.items() if not stem.endswith(ending) for item in found]
+    if count < FEWEST or len(masks) < MOSTLY * len(images) or re.search(r"[^\W\d_]", ending) is None:
+        return None
+    sampled = [round(i * (min(len(masks), len(images)) - 1) / SAMPLED) for i in range(1, SAMPLED + 1)]
+    if not all(looks_like_labels(masks[n].path) for n in sampled):
+        return None
+    if any(looks_like_labels(images[n].path) for n in sampled):
+        return None
+    by_stem = {(item.folder, item.stem): item for item in masks}
+    found = Pairing([(item, by_stem.get((item.folder, item.stem + ending))) for item in images])
+    used = {mask for _, mask in found.pairs}
+    found.lone_masks = [item for item in masks if item not in used]
+    found.by_suffix = True
+    found.guessed = f"{found.paired} pairs by content: files that end in {ending} (few values, no loss) are the masks"
+    return found if found.paired == count else None
+
+
 def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
@@ -252,7 +284,7 @@ def _find_rivals(pairing: Pairing) -> None:
     rivals = {key for key, found in owners.items() if any(taken[image] > 1 for image in found)}
     if len(rivals) < 2:
         return
-    listed = {key: Rival(_glob(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
+    listed = {key: Rival(glob_of(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
     plain = {key for key in rivals if not OTHER_KINDS & {w.lower() for part in key for w in words_of(part)}}
     dropped = dict.fromkeys(rivals - plain, "it holds objects, not classes, by its name") if plain else {}
     kept = sorted(plain or rivals, key=lambda key: -len(owners[key]))
@@ -278,7 +310,7 @@ def _variant(mask: NamedFile, sites: set[str]) -> tuple[str, ...]:
     return tuple(part for part in bare if part)
 
 
-def _glob(masks: Sequence[NamedFile]) -> str:
+def glob_of(masks: Sequence[NamedFile]) -> str:
     """The folders of the masks as one glob: * where they differ."""
     split = [folder.split("/") for folder in dict.fromkeys(mask.folder for mask in masks)]
     longest = max(map(len, split))
@@ -300,7 +332,7 @@ def _same_regions(left: Pairing, right: Pairing, image: NamedFile) -> bool:
         if mask is None:
             return False
         try:
-            raw = _numbers(mask.path)
+            raw = label_numbers(mask.path)
         except DataError:
             return False
         found.append(np.unique(raw, return_inverse=True))
@@ -310,7 +342,7 @@ def _same_regions(left: Pairing, right: Pairing, image: NamedFile) -> bool:
     return len(np.unique(a.astype(np.int64) * len(second) + b)) == len(first)
 
 
-def _numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def label_numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """H×W: a number per value or color; of three channels of 16 bits the first, as SYNTHIA has its classes."""
     content = inspect_mask(read_file(path), path)
     pixels = content.pixels

@@ -16,8 +16,9 @@ from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.data.annotations.sparse import box_choices
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
-from segwright.data.formats.name_matching import describe_folder
+from segwright.data.formats.name_matching import describe_folder, looks_like_labels
 from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.stem_keys import MASK_ENDING
 
 PLAIN = "images/x.png and masks/x.png, or one of the formats in docs/datasets.md"
 LOOKED_AT = 12  # text files whose content is looked at
@@ -73,6 +74,10 @@ _BY_NAME = (
     _Endings(
         "images as HEIC, AVIF, JPEG XL or JPEG 2000", r".*\.(?:heic|heif|avif|jxl|jp2|j2k|jpx)",
         "convert them to PNG or JPEG under the same names: magick mogrify -format png *.heic",
+    ),
+    _Endings(
+        "images of a kind (TGA, RAS, SGI, PCX, EXR, FITS, ICO)", r".*\.(?:tga|ras|sun|sgi|pcx|exr|fits?|ico|hdr)",
+        "convert them to PNG under the same names: magick mogrify -format png *.tga",
     ),
     _Endings(
         "an archive of RAR or 7-Zip", r".*\.(?:rar|7z|zip\.\d+|7z\.\d+|tgz\.\d+)",
@@ -288,6 +293,11 @@ def class_folders(tree: Tree) -> FormatError | None:
         folder = os.path.basename(relative)
         role, _, free = describe_folder(relative)
         if not relative or role is not None or not free or split_of(folder) is not None:
+            return None
+        if any(MASK_ENDING.match(os.path.splitext(name)[0]) for name in names):
+            return None  # case1/case1_seg.png beside several images of the case
+        pngs = [name for name in names if not name.lower().endswith((".jpg", ".jpeg"))]
+        if len(folders) < 2 and pngs and looks_like_labels(Path(listing.path, pngs[0])):
             return None
         if describe_folder(relative, loose=True)[0] == "mask":
             return None

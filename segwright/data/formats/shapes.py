@@ -319,14 +319,19 @@ def without_area(figures: Iterable[Figure], reading: Reading) -> list[str]:
 def boxes_alone(figures: Sequence[Figure], names: str, rule: LabelRule = DEFAULT) -> list[Problem]:
     """A warning where every object is a box: a detector's annotations rather than outlines."""
     kinds = {figure.kind for figure in figures}
-    if not kinds or not kinds <= BOXES or rule.boxes == "fill":
+    return boxes_only(len(figures), names, rule) if kinds and kinds <= BOXES else []
+
+
+def boxes_only(count: int, names: str, rule: LabelRule = DEFAULT) -> list[Problem]:
+    """The warning where all ``count`` objects of a dataset are boxes."""
+    if rule.boxes == "fill":
         return []
     how = "the inner fifth of each is its class, the rest of it ignored" if rule.boxes == "core" else ""
     return [
         Problem(
             "note" if rule.boxes == "core" else "warning",
             "boxes only",
-            f"all {counted(len(figures), 'object', 'is')} {names}: {how or 'they are drawn as full rectangles'}",
+            f"all {counted(count, 'object', 'is')} {names}: {how or 'they are drawn as full rectangles'}",
             (),
             "outline the objects as polygons or masks"
             if rule.boxes == "core"

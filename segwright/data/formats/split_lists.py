@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from segwright.core.errors import DataError
 from segwright.data.formats.base import SPLIT_NAMES
@@ -179,8 +180,7 @@ def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> t
         files += sum(_split_of_list(name, loose=True) is not None for name in listing.files)
         if files > MOST_LISTS:
             break
-        if relative not in LIST_FOLDERS or not relative:
-            tried.append(_lists_of(listing, relative, records, index, loose=True))
+        tried.append(_lists_of(listing, relative, records, index, loose=True))
     tried = [found for found in tried if found.given]
     if not tried:
         return None, []
@@ -331,13 +331,17 @@ class _NameIndex:
     def has_name(self, line: str) -> bool:
         """Whether a whole line is a name or a path of a file here, with the spaces and commas in it."""
         line = composed(line)
-        return line in self.by_id or line.rpartition("/")[2] in self.by_name
+        if line in self.by_id or line.rpartition("/")[2] in self.by_name:
+            return True
+        return "%" in line and unquote(line) != line and self.has_name(unquote(line))
 
     def find(self, line: str) -> list[Record] | Literal["several"] | None:
         """The records that a line means; "several" where it may be one of some."""
         line = composed(line)
         if line in self.by_id:
             return [self.by_id[line]]
+        if "%" in line and line.rpartition("/")[2] not in self.by_name and self.has_name(unquote(line)):
+            return self.find(unquote(line))  # as in an address: my%20photo.jpg
         folders = [part for part in line.split("/")[:-1] if part not in ("", ".")]
         base = line.rpartition("/")[2]
         able = self.by_name.get(base) or self.by_name.get(os.path.splitext(base)[0]) or {}

@@ -154,7 +154,8 @@ def _from_rows(path: Path, rows: Sequence[Sequence[str]]) -> SplitTable | None:
     if flags and all(set(columns[i]) <= _YES | _NO and set(columns[i]) & _YES for i in flags):
         return _by_flags(path, rows[1:], flags)
     named = {i: SPLIT_NAMES[name] for i, name in enumerate(header) if name in SPLIT_NAMES}
-    if len(set(named.values())) == len(named) > 1:
+    repeated = any(len(set(cells) - {""}) < sum(map(bool, cells)) for i, cells in enumerate(columns) if i in named)
+    if len(set(named.values())) == len(named) > 1 and not repeated:
         return SplitTable(path, ({split: [_name(r[i]) for r in rows[1:] if r[i]] for i, split in named.items()},))
     numbered = next((i for i, name in enumerate(header) if _HEADER.search(name)
                      and all(cell.isdecimal() for cell in columns[i]) and 1 < len(set(columns[i])) <= MOST_SPLITS),

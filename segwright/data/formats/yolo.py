@@ -105,9 +105,12 @@ class YoloReader(RasterizedReader):
             raise LabelError(
                 "a line is no polygon",
                 expected="a class and at least three pairs of numbers",
-                found=f"{len(fields)} fields",
+                found=f"{len(fields)} fields" + (", a class and no whole pairs" if len(fields) > 7 else ""),
                 where=where,
-                fix="export segmentation polygons",
+                fix="export segmentation polygons; of predictions leave out the confidence at the end of each line "
+                "(save_conf=False)"
+                if len(fields) > 7
+                else "export segmentation polygons",
             )
         try:
             index = int(fields[0].removesuffix(".0")) + 1
@@ -263,14 +266,54 @@ def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | N
         if isinstance(data, dict) and "kpt_shape" in data:
             raise FormatError("these are poses: boxes and key points, which hold no outline", expected="polygons",
                               found="kpt_shape", where=path, fix="export segmentation polygons")  # fmt: skip
-        names = data.get("names") if isinstance(data, dict) else None
-        if isinstance(names, list):
-            return _class_list(dict(enumerate(names)), path), problems
-        if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
-            return _class_list(names, path), problems
+        named = _named(data)
+        if named is not None:
+            problems += _count_differs(data, len(named), path)
+            return _class_list(named, path), [*problems, *_others_differ(tree, folders, named, path)]
     above = [tree.folder(folder) for folder in _above(folders)]
     listed = find_class_list([*above, tree.folder("labels"), *(listing for _, listing in folders)], CLASS_FILES)
     return None if listed is None else read_class_list(listed), problems
+
+
+def _named(data: Any) -> dict[Any, Any] | None:
+    """The classes that a YAML names, by their number; None where it names none."""
+    names = data.get("names") if isinstance(data, dict) else None
+    if isinstance(names, list):
+        return dict(enumerate(names))
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
+        return {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+    return None
+
+
+def _others_differ(
+    tree: Tree, folders: list[tuple[str, Folder]], named: Mapping[Any, Any], used: Path
+) -> list[Problem]:
+    """A warning where another YAML beside the data names a number differently."""
+    for path in _yamls(tree, folders):
+        if path == used:
+            continue
+        try:
+            other = _named(load_yaml(read_text(path, MAX_YAML)))
+        except (DataError, ValueError, yaml.YAMLError, RecursionError):
+            continue
+        number = next((key for key in named if other and key in other and str(other[key]) != str(named[key])), None)
+        if other is not None and number is not None:
+            message = (
+                f"{used.name} calls class {number} {named[number]}, {path.name} {other[number]}: {used.name} is used"
+            )
+            fix = "remove the YAML that does not hold"
+            return [Problem("warning", "classes guessed", message, (str(used), str(path)), fix)]
+    return []
+
+
+def _count_differs(data: Mapping[str, Any], count: int, path: Path) -> list[Problem]:
+    """A warning where a YAML states another number of classes (nc) than it has names."""
+    stated = data.get("nc")
+    if not isinstance(stated, int) or stated == count:
+        return []
+    message = f"{path.name} states {counted(stated, 'class')} (nc) and names {count}: the names are used"
+    fix = "name every class in the order of their numbers, or correct nc"
+    return [Problem("warning", "classes guessed", message, (str(path),), fix)]
 
 
 def _class_list(names: Mapping[Any, Any], path: Path) -> ClassList:

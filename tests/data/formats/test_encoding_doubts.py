@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from trees import colored, make_image, mask, write
 
 from segwright.core.errors import LabelError
@@ -204,11 +205,48 @@ def test_65535_beside_small_ids_is_ignored_and_reported(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
 
 
-def test_a_foreground_of_128_in_some_masks_and_255_in_others_is_a_warning(tmp_path: Path) -> None:
+def test_a_foreground_of_128_in_some_masks_and_255_in_others_is_refused(tmp_path: Path) -> None:
     images(tmp_path, 4)
     for n in range(4):
         mask(tmp_path / f"masks/{n}.png", [0, 255 if n % 2 else 128])
-    data = open_dataset(tmp_path)
-    assert [p.kind for p in data.problems] == ["masks guessed"] and "128, 255" in data.problems[0].message
+    with pytest.raises(LabelError, match="one foreground, or several") as caught:
+        open_dataset(tmp_path)
+    assert caught.value.found == "128 in 2 masks, 255 in 2 masks" and "classes.csv" in str(caught.value.fix)
     mask(tmp_path / "masks/0.png", [0, 128, 255])  # together in one mask they are classes
     assert not open_dataset(tmp_path).problems
+
+
+def test_few_objects_per_mask_are_objects_where_their_number_varies(tmp_path: Path) -> None:
+    images(tmp_path, 6, SIZE)
+    for n in range(6):
+        labels = np.zeros(SIZE, np.uint8)
+        for i in range(2 + n % 3):
+            labels[5:20, 4 + 13 * i : 14 + 13 * i] = i + 1
+        write_mask(tmp_path / f"masks/{n}.png", labels)
+    with pytest.raises(LabelError, match="number objects"):
+        open_dataset(tmp_path)
+
+
+def test_the_cell_tracking_challenge_is_known_by_its_names(tmp_path: Path) -> None:
+    for n in range(4):
+        image = Image.open(make_image(tmp_path / "image.png", size=SIZE, seed=n))
+        labels = Image.fromarray(mask(tmp_path / "mask.png", [0, 1, 0, 2, 0, 3], size=SIZE))
+        for found, name in ((image, f"01/t{n:03d}.tif"), (labels, f"01_GT/SEG/man_seg{n:03d}.tif")):
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            found.save(tmp_path / "data" / name)
+    with pytest.raises(LabelError, match="Cell Tracking"):
+        open_dataset(tmp_path / "data")
+
+
+def test_colors_of_objects_are_no_classes(tmp_path: Path) -> None:
+    """Panoptic PNGs without their JSON: a color of its own for each object."""
+    rng = np.random.default_rng(0)
+    images(tmp_path, 5, SIZE)
+    for n in range(5):
+        colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), *map(tuple, rng.integers(1, 256, (4, 3)).tolist())], size=SIZE)
+    with pytest.raises(LabelError, match="colors of the masks number objects") as caught:
+        open_dataset(tmp_path)
+    assert "segments_info" in str(caught.value.fix)
+    for n in range(5):  # the same colors in several masks are classes
+        colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), (9, 99, 199), (200, 3 + n, 7), (90, 0, 90)], size=SIZE)
+    assert len(open_dataset(tmp_path).label_space.names) == 8

@@ -305,10 +305,8 @@ def test_voc_tree_with_other_classes(tmp_path: Path) -> None:
     assert data.label_space.names[1] == "aeroplane" and kinds(data) == ["classes guessed"]
 
 
-def test_index_masks_among_color_masks_are_an_error(tmp_path: Path) -> None:
+def test_index_masks_among_color_masks_are_refused(tmp_path: Path) -> None:
     """Read by color, the indices would be dark classes of their own."""
-    from segwright.data.check.runner import check_path
-
     for i in range(4):
         make_image(tmp_path / f"images/{i}.png", size=(16, 20), seed=i)
         numbers = np.arange(20)[None].repeat(16, 0) * 3 // 20
@@ -316,5 +314,9 @@ def test_index_masks_among_color_masks_are_an_error(tmp_path: Path) -> None:
         write_image(tmp_path / f"masks/{i}.png", shades) if i else write_mask(
             tmp_path / f"masks/{i}.png", numbers.astype(np.uint8)
         )
-    [found] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "mixed mask codings"]
-    assert found.severity == "error" and "1, 2" in found.message and "dark colors" in found.message
+    for listed in ("", "name,r,g,b\nground,0,0,0\ncat,255,0,0\ndog,0,255,0\n"):
+        if listed:
+            (tmp_path / "class_dict.csv").write_text(listed)
+        with pytest.raises(LabelError, match="some masks hold colors, and others the numbers") as caught:
+            open_dataset(tmp_path)
+        assert caught.value.found == "gray masks with 1, 2, and color masks with 3 colors"

@@ -16,7 +16,7 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.data.check.runner import check_path
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.formats.stem_keys import constant_words, without_words
-from segwright.imageio import write_mask
+from segwright.imageio import write_image, write_mask
 
 LAYOUTS = [  # image, mask: {n} is the number, {d} another form of it
     "train/train-org-img/62{n}.jpg train/train-label-img/62{n}_lab.png",
@@ -350,9 +350,14 @@ def test_a_list_from_1_on_and_masks_with_0_are_refused_with_both_readings(tmp_pa
         make_image(tmp_path / f"images/{n}.png", seed=n)
         mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
     write(tmp_path / "classes.txt", "1. cat\n2. dog\n")
-    with pytest.raises(LabelError, match="outside the classes") as caught:
-        open_dataset(tmp_path).all.read_mask(0)
+    with pytest.raises(LabelError, match="is 0 background, or not labeled") as caught:
+        open_dataset(tmp_path)
     assert "'0 background'" in str(caught.value.fix) and "'0 ignore'" in str(caught.value.fix)
+    for n in range(3):
+        mask(tmp_path / f"masks/{n}.png", [0, 1])
+    with pytest.raises(LabelError, match="or not labeled, or cat") as caught:  # counted from 1, but from 0 in the masks
+        open_dataset(tmp_path)
+    assert "one too high" in str(caught.value.fix)
 
 
 def test_splits_that_the_names_of_all_files_begin_with(tmp_path: Path) -> None:
@@ -463,3 +468,87 @@ def test_masks_in_a_folder_of_objects_are_a_warning(tmp_path: Path) -> None:
         mask(tmp_path / f"SegmentationObject/{n}.png", [0, 1, 2])
     [found] = [problem for problem in open_dataset(tmp_path).problems if problem.kind == "masks guessed"]
     assert found.severity == "warning" and "SegmentationObject" in found.message
+
+
+def test_images_stored_twice_count_once(tmp_path: Path) -> None:
+    """CVC-ClinicDB: the same images as PNG and as TIFF, in two trees."""
+    for kind in ("PNG", "TIF"):
+        for n in range(4):
+            make_image(tmp_path / f"{kind}/Original/{n}.png", size=(40, 40), seed=n)
+            mask(tmp_path / f"{kind}/Ground Truth/{n}.png", [0, 255] if n else [0, 255, 0], size=(40, 40))
+    data = open_dataset(tmp_path)
+    assert {record.image_path.parent.parent.name for record in data.records if record.image_path} == {"PNG"}
+    assert len(data.records) == 4 and any("TIF/Ground Truth/*" in note and "copy" in note for note in data.notes)
+    make_image(tmp_path / "TIF/Original/1.png", size=(40, 40), seed=9)
+    make_image(tmp_path / "TIF/Original/3.png", size=(40, 40), seed=8)
+    make_image(tmp_path / "TIF/Original/0.png", size=(40, 40), seed=7)
+    assert len(open_dataset(tmp_path).records) == 8, "other images under the same names"
+
+
+@pytest.mark.parametrize("folders", [("", ""), ("img/", "gt/"), ("train/img/", "train/gt/")])
+def test_cityscapes_files_in_any_folders(tmp_path: Path, folders: tuple[str, str]) -> None:
+    for n in range(4):
+        name = f"aachen_00000{n}_000019"
+        make_image(tmp_path / f"{folders[0]}{name}_leftImg8bit.png", seed=n)
+        mask(tmp_path / f"{folders[1]}{name}_gtFine_labelIds.png", [7, 8, 11, 26])
+        mask(tmp_path / f"{folders[1]}{name}_gtFine_instanceIds.png", [7, 8, 11, 126])
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert data.format == "cityscapes" and labels is not None
+    assert [data.label_space.names[i] for i in np.unique(labels)] == ["road", "sidewalk", "building", "car"]
+    assert list(data.given) == (["train"] if "train" in folders[0] else [])
+
+
+def test_the_globs_of_a_refusal_name_the_images_first_and_pair(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"scene{n}_zz.png", size=(40, 40), seed=n)
+        mask(tmp_path / f"scene{n}_aa.png", [0, 1], size=(40, 40))
+    with pytest.raises(FormatError) as caught:
+        open_dataset(tmp_path)
+    assert "--images '*_zz.png' --masks '*_aa.png'" in str(caught.value.fix)
+
+
+def test_smaller_copies_of_the_images_are_left_out(tmp_path: Path) -> None:
+    """images_256 beside images: split at random, a copy of a training image would be validated on."""
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        for folder, side in (("images", 8), ("images_256", 4)):
+            path = tmp_path / f"{folder}/{n}.png"
+            write_image(path, coarse.repeat(side, 0).repeat(side, 1))
+            mask(tmp_path / folder.replace("images", "masks") / f"{n}.png", [0, 1], size=(6 * side, 8 * side))
+    data = open_dataset(tmp_path)
+    assert {record.image_path.parent.name for record in data.records if record.image_path} == {"images"}
+    assert any("masks_256/*" in note and "copy of the images in images" in note for note in data.notes)
+
+
+def test_predictions_as_masks_and_one_mask_for_all_images_are_warnings(tmp_path: Path) -> None:
+    for n in range(6):
+        make_image(tmp_path / f"a/images/{n}.png", seed=n)
+        mask(tmp_path / f"a/output/{n}_pred.png", [0, 1, n % 2])
+        make_image(tmp_path / f"b/images/{n}.png", seed=n)
+        mask(tmp_path / f"b/masks/{n}.png", [0, 1])
+    [found] = open_dataset(tmp_path / "a").problems
+    assert found.kind == "masks guessed" and "predictions" in found.message
+    assert "equal masks" in {problem.kind for problem in check_path(tmp_path / "b", workers=0).problems}
+    mask(tmp_path / "b/masks/0.png", [1, 0])
+    assert "equal masks" not in {problem.kind for problem in check_path(tmp_path / "b", workers=0).problems}
+
+
+def test_rows_that_a_list_of_pairs_repeats_count_once(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"a/{n}.png", seed=n)
+        mask(tmp_path / f"b/m{n}.png", [0, 1])
+    write(tmp_path / "pairs.csv", "image,mask\n" + "".join(f"a/{n}.png,b/m{n}.png\n" * 2 for n in range(3)))
+    data = open_dataset(tmp_path)
+    assert len(data.records) == 3 and any("3 rows" in note for note in data.notes)
+
+
+def test_cases_of_several_images_and_a_mask_are_no_classification(tmp_path: Path) -> None:
+    for n in range(3):
+        for kind in ("flair", "t1", "t2"):
+            make_image(tmp_path / f"case{n}/case{n}_{kind}.png", seed=n)
+        mask(tmp_path / f"case{n}/case{n}_seg.png", [0, 1])
+    with pytest.raises(FormatError) as caught:
+        open_dataset(tmp_path)
+    assert "classification" not in str(caught.value)

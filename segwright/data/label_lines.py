@@ -1,0 +1,97 @@
+"""Lines of a class list as tools and people write them, brought to the plain form: a name, a number and a color a line.
+
+Quoted names, tuples, bullets, one line of all names, ``name = number``, and the tables of ITK-SNAP (a number, a color,
+three flags, a name) and of FreeSurfer (a number, a name, a color and alpha).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HASH = re.compile(r"#(?![0-9a-fA-F]{6}(?![0-9a-zA-Z]))")  # a comment, and no color
+_TUPLE = re.compile(r"[(\[{]\s*(\d[\d.]*(?:\s*[,; ]\s*\d[\d.]*){2,3})\s*[)\]}]")
+_SNAP = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d\s+\d\s+[\"'](.*)[\"']")
+_ALPHA = re.compile(r"(\d+)\s+(\S*[^\d\s]\S*)\s+(\d+\s+\d+\s+\d+)\s+(\d+)")
+_NAME_NUMBER = re.compile(r"(.*[^\W\d].*?)(\s*[=:,\t]\s*|\s+)(\d+)")
+_BULLET = re.compile(r"[-*•]\s+(\S.*)")
+_FILE = re.compile(r"(?i)\.(?:jpe?g|png|tiff?|bmp|webp|gif)$")
+_QUOTED = re.compile(r"([\"'])(.+)\1")
+
+
+def plain_lines(text: str) -> list[str]:
+    """The lines with content, without comment lines, bullets and quotes, numbers before names."""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not _HASH.match(line) and not line.startswith("//")]
+    if len(lines) == 1:
+        lines = _one_line(lines[0])
+    for read in (_snap, _alpha, _bullets, _numbers_last):
+        lines = read(lines)
+    return [_unquoted(_TUPLE.sub(lambda match: f" {match[1]} ", line)) for line in lines]
+
+
+def _one_line(line: str) -> list[str]:
+    """The names of ``['sky', 'road']`` or ``sky, road, car``; the line itself where it is one name."""
+    inner = re.fullmatch(r"\[(.*)\]|\((.*)\)", line)
+    text = (inner[1] or inner[2] or "") if inner else line
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) < 2 or not all(re.search(r"[^\W\d]", part) for part in parts):
+        return [line]
+    return [_unquoted(part) for part in parts]
+
+
+def _snap(lines: list[str]) -> list[str]:
+    found = [_SNAP.fullmatch(line) for line in lines]
+    return [f"{m[1]} {m[5]} {m[2]} {m[3]} {m[4]}" for m in found if m] if lines and all(found) else lines
+
+
+def _alpha(lines: list[str]) -> list[str]:
+    found = [match for match in map(_ALPHA.fullmatch, lines) if match]
+    if len(found) < max(len(lines), 2) or not {match[4] for match in found} <= {"0", "255"}:
+        return lines
+    return [f"{match[1]} {match[2]} {match[3]}" for match in found]
+
+
+def _bullets(lines: list[str]) -> list[str]:
+    found = [match for match in map(_BULLET.fullmatch, lines) if match]
+    return [match[1] for match in found] if lines and len(found) == len(lines) else lines
+
+
+def _numbers_last(lines: list[str]) -> list[str]:
+    """``0 sky`` for ``sky=0``; behind a space alone only where the numbers, and not the names, are the order."""
+    found = [match for match in map(_NAME_NUMBER.fullmatch, lines) if match]
+    if len(lines) < 2 or len(found) < len(lines):
+        return lines
+    numbers = [int(match[3]) for match in found]
+    names = {match[1].strip().casefold() for match in found}
+    if len(set(numbers)) < len(numbers) or len(names) < len(lines):
+        return lines
+    if any(not match[2].strip() and "\t" not in match[2] for match in found) and (
+        set(numbers) not in (set(range(len(numbers))), set(range(1, len(numbers) + 1)))
+    ):
+        return lines
+    return [f"{match[3]} {_unquoted(match[1].strip())}" for match in found]
+
+
+def _unquoted(line: str) -> str:
+    whole = _QUOTED.fullmatch(line)
+    if whole and whole[1] not in whole[2]:
+        return whole[2]
+    return re.sub(r"(?:^|(?<=\s))([\"'])([^\"']+)\1(?=[\s:,;]|$)", r"\2", line)
+
+
+def xml_objects(text: str) -> list[Mapping[str, Any]]:
+    """The elements of an XML that name classes by their attributes (QGIS's styles among them), as JSON would."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for tag, inner in re.findall(r"<([\w:]+)\s([^<>]*)>", text):
+        pairs = re.findall(r"([\w:]+)\s*=\s*[\"']([^\"']*)[\"']", inner)
+        own = {key.lower(): html.unescape(value) for key, value in pairs}
+        named = own.get("name", own.get("label", own.get("title", "")))
+        if named and not _FILE.search(named) and own.keys() & {"value", "id", "index", "color", "colour", "rgb"}:
+            found.setdefault(tag, []).append(own)
+    best: Sequence[Mapping[str, Any]] = max(found.values(), key=len, default=[])
+    if len(best) < 2:
+        raise ValueError("no elements with a name and a value or a color")
+    return list(best)
