@@ -40,6 +40,21 @@ def test_image_folder_and_glob(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "*.png"))) == 2
 
 
+def test_options_of_videos_without_one_are_noted(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", IMAGE)
+    predictor = Predictor(Brightest(), SPACE)
+    for number, (options, named) in enumerate(
+        (
+            ({"frames": 3}, "--frames"),
+            ({"video": True}, "--video"),
+            ({"video": True, "frames": 1}, "--video and --frames"),
+        )
+    ):
+        result = api.predict(predictor, tmp_path / "a.png", out=tmp_path / str(number), **options)
+        assert any(note.startswith(f"{named} did nothing") for note in result.notes)
+    assert not any("did nothing" in note for note in api.predict(predictor, tmp_path / "a.png", out=tmp_path).notes)
+
+
 def test_a_link_to_nothing_fails_by_name(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", IMAGE)
     (tmp_path / "gone.png").symlink_to("moved.png")
