@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segwright.core.atomic_io import verify_checksums
+from segwright.core.atomic_io import check_output, verify_checksums
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.types import Sample
@@ -92,6 +92,7 @@ def export(
     usual = run / f"{run.name or 'model'}.{suffix}" if len(models) == 1 else Path(f"ensemble.{suffix}")
     path = Path(out) if out is not None else usual
     _refuse_overwriting(path, to, folders)
+    check_output(path / "SHA256SUMS" if path.is_dir() else path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
     attachments = read_attachments(folders[0]) if len(folders) == 1 else {}

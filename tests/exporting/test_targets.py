@@ -12,7 +12,8 @@ import torch
 from test_contract import SMALL
 
 import segwright as sw
-from segwright.core.errors import BundleError, ExportError, UsageError
+from segwright.core import atomic_io
+from segwright.core.errors import BundleError, ExportError, OutputError, UsageError
 from segwright.core.types import Float32Array, UInt8Array
 from segwright.demo.dataset import write_street_scenes
 from segwright.exporting.triton import check_configuration
@@ -143,6 +144,20 @@ def test_nothing_else_is_written_over(run: tuple[Path, Path], tmp_path: Path) ->
                 sw.export(run[0], target, place, data=run[1])
             assert str(caught.value.fix).startswith(f"--out {place}.")
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("target", ["bundle", "onnx"])
+def test_a_folder_that_cannot_be_written_to_is_named_by_the_output(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def refused(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", f"{dir}/tmp123")
+
+    monkeypatch.setattr(atomic_io.tempfile, "TemporaryFile", refused)
+    out = tmp_path / "street.onnx"
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        sw.export(run[0], target, out, data=run[1])
+    assert str(caught.value.where) == str(out)
 
 
 @pytest.mark.parametrize("target", ["bundle", "triton"])
