@@ -25,7 +25,7 @@ from segwright.cli import (
     training,
     tuning,
 )
-from segwright.cli.command import HELP_JSON, App
+from segwright.cli.command import HELP_JSON, App, Terminated, stop_on_sigterm
 from segwright.cli.common import console, report_error, set_error_form
 from segwright.cli.parameters import one_of
 from segwright.cli.renamed import with_new_names
@@ -91,6 +91,7 @@ def main() -> None:
     sys.argv[1:] = with_new_names(sys.argv[1:])
     try:
         check_installation()
+        stop_on_sigterm()
         app()
     except SegwrightError as error:
         report_error(error)
@@ -101,9 +102,9 @@ def main() -> None:
             raise
         report_error(known)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     except BrokenPipeError:
         # `segwright … | head`: the reader has what it wanted
         sys.stderr.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -61,11 +62,11 @@ class Group(TyperGroup):
         """As of typer, which would end silently on Ctrl-C, and with 1 if the reader of a pipe has gone."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if ctx.parent is not None:
                 raise
             print("stopped", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
         except BrokenPipeError:  # `segwright … | head`: the reader has what it wanted
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,6 +94,29 @@ class Group(TyperGroup):
             print("stopped", file=sys.stderr)
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what was finished is reported, temporary files are removed."""
+
+
+def stop_on_sigterm() -> None:
+    """Raise :class:`Terminated` at a SIGTERM; a second one ends the process at once.
+
+    Trainings and servers have handlers of their own while they run. Processes of a job are left as they are: one that
+    is blocked in a collective operation runs no handler.
+    """
+    if "WORLD_SIZE" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    process = os.getpid()
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:  # a fork, such as a worker of a loader
+            os.kill(os.getpid(), number)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 class App(typer.Typer):

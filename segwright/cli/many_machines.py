@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from segwright.cli.options import OptionGroup
+from segwright.cli.options import OptionGroup, refuse_alone
 from segwright.core.errors import UsageError
 
 
@@ -43,8 +43,7 @@ class Spread(OptionGroup):
                 "--workers": self.workers, "--worker-threads": self.worker_threads, "--block": self.block,
                 "--parquet": self.parquet or None,
             }  # fmt: skip
-            if alone := [name for name, value in given.items() if value is not None]:
-                raise UsageError("options of --ray without it", found=", ".join(alone), fix="add --ray")
+            refuse_alone("--ray", {name: value is not None for name, value in given.items()})
             return None
         if journal is not None:
             raise UsageError(

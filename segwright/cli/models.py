@@ -91,7 +91,8 @@ def _show_export(result: ExportResult, models: int) -> None:
         lines.append(f"{result.precision}: {result.remark}")
     if result.not_included:
         names = " and ".join(name.replace("-", " ") for name in result.not_included)
-        lines.append(f"note: the file is without the model's {names}; monitoring takes them from the model itself")
+        them = "it" if len(result.not_included) == 1 else "them"
+        lines.append(f"note: the file is without the model's {names}; monitoring takes {them} from the model itself")
     if result.dropped:
         names = ", ".join(name.replace("-", " ") for name in result.dropped)
         lines.append(

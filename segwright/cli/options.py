@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
@@ -18,6 +18,7 @@ import typer
 
 from segwright.cli.common import json_to_stdout
 from segwright.cli.parameters import completing, one_of
+from segwright.core.errors import UsageError
 
 
 def data_formats() -> list[str]:
@@ -194,6 +195,26 @@ class Journal(OptionGroup):
     journal_max_size: Annotated[
         str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
     ] = "1GB"
+
+    def given(self) -> dict[str, Any]:
+        """As of every group; UsageError for options of a journal without one."""
+        if self.journal is None:
+            usual = Journal()
+            refuse_alone(
+                "--journal",
+                {
+                    "--keep-images": self.keep_images != usual.keep_images,
+                    "--retention": self.retention != usual.retention,
+                    "--journal-max-size": self.journal_max_size != usual.journal_max_size,
+                },
+            )
+        return super().given()
+
+
+def refuse_alone(needed: str, given: Mapping[str, bool]) -> None:
+    """UsageError for options that would do nothing, because ``needed`` is not given."""
+    if alone := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(f"options of {needed} without it", found=", ".join(alone), fix=f"add {needed}")
 
 
 def expanded(function: Callable[..., Any]) -> Callable[..., Any]:

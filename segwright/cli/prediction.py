@@ -10,7 +10,7 @@ import typer
 
 from segwright.cli.common import check_json, console, write_result
 from segwright.cli.many_machines import Spread
-from segwright.cli.options import Journal, Json, OptionGroup, Running
+from segwright.cli.options import Journal, Json, OptionGroup, Running, refuse_alone
 from segwright.cli.parameters import one_of
 
 
@@ -121,9 +121,13 @@ def predict(
     from segwright.cli.tables import print_prediction
 
     check_json(json, sources)
-    spreading = spread.arguments(journal.journal)
+    if not outputs.polygons:
+        refuse_alone("--polygons", {"--simplify": outputs.simplify != 0})
+    if doubt.uncertainty is None:
+        refuse_alone("--uncertainty", {"--uncertainty-format": doubt.uncertainty_format != "png"})
+    journaling, spreading = journal.given(), spread.arguments(journal.journal)
     arguments = {**outputs.given(), **running.given(), **videos.given(), **doubt.given()}
-    arguments |= journal.given() if spreading is None else spreading
+    arguments |= journaling if spreading is None else spreading
     arguments["polygons"] = outputs.polygons or ()
     arguments["quality"] = json is not None if doubt.quality is None else doubt.quality
     result: dict[str, Any] = {}

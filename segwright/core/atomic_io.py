@@ -320,8 +320,11 @@ def check_output(path: str | Path) -> None:
             place = place.parent
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:  # without the name of the temporary file
+            raise OSError(error.errno, error.strerror) from error
 
 
 def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:

@@ -55,7 +55,9 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
     out = Path(out)
     if to not in WRITERS:
         raise UsageError("unknown format to write", expected=", ".join(WRITERS), found=to)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UsageError("a file is in place of the new folder", where=out, fix="name a new folder with --out")
+    if out.exists() and any(out.iterdir()):
         raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
     if dataset.root.is_dir() and dataset.root.resolve() in out.resolve().parents:
         raise UsageError(

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from segwright.core.atomic_io import check_output, verify_checksums
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.types import Sample
@@ -32,7 +33,7 @@ from segwright.exporting.quantize import QuantizationData, export_int8
 from segwright.exporting.torch_program import export_torch
 from segwright.exporting.triton import export_triton
 from segwright.inference.attachments import attachment_names
-from segwright.inference.bundle import is_bundle, load_bundle, read_attachments
+from segwright.inference.bundle import is_bundle, load_bundle, read_attachments, read_bundle
 from segwright.inference.ensemble import EnsembleRuntime, join_models
 from segwright.inference.exported_files import find_exported
 from segwright.inference.predictor import find_bundle
@@ -46,6 +47,7 @@ EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {
     "triton": export_triton,
 }
 SUFFIXES = {"torch": "pt2"}  # of the file or folder, where it is not the format's name
+FILES = {"onnx": ".onnx", "torch": ".pt2"}  # formats of one file, and how its name ends
 
 
 @renamed_parameters(pictures="source")
@@ -90,6 +92,7 @@ def export(
     usual = run / f"{run.name or 'model'}.{suffix}" if len(models) == 1 else Path(f"ensemble.{suffix}")
     path = Path(out) if out is not None else usual
     _refuse_overwriting(path, to, folders)
+    check_output(path / "SHA256SUMS" if path.is_dir() else path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
     attachments = read_attachments(folders[0]) if len(folders) == 1 else {}
@@ -100,22 +103,33 @@ def export(
 
 
 def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
-    """Raise UsageError if ``path`` exists and is not an earlier export."""
-    folder = to in ("bundle", "openvino", "triton")
-    if to == "bundle":
-        mine = path.resolve() in [model.resolve() for model in models]
-        wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
-    elif folder:
-        found = find_exported(path)
-        earlier = path.is_dir() and (not any(path.iterdir()) or (found is not None and found.kind == to))
-        wrong = path.exists() and not earlier
-    else:
-        wrong = path.is_dir()
-    if wrong:
-        raise UsageError(
-            "the output exists and is not an earlier export",
-            expected=f"a new name, an empty folder or an earlier {to} export" if folder else "a file's name",
-            found="a file" if path.is_file() else "a folder",
-            where=path,
-            fix="another name with --out",
-        )
+    """UsageError if ``path`` is no name of an export of this kind, or exists and is not an earlier export."""
+    suffix = FILES.get(to)
+    if suffix is not None:
+        if path.is_dir():
+            raise _not_an_export(path, "a file's name", "a folder")
+        if path.suffix.lower() != suffix:  # predict and the others know an export by it, and a photo has another
+            raise UsageError(
+                f"the name of the exported file does not end in {suffix}", where=path, fix=f"--out {path}{suffix}"
+            )
+        return
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    expected = f"a new name, an empty folder or an earlier {to} export"
+    if path.is_file():
+        raise _not_an_export(path, expected, "a file")
+    kind = find_exported(path)
+    if not (is_bundle(path) if to == "bundle" else kind is not None and kind.kind == to):
+        raise _not_an_export(path, expected, "a folder")
+    if others := verify_checksums(path):
+        raise _not_an_export(path, f"{expected} as it was written", "; ".join(others[:4]))
+    mine = path.resolve() in [model.resolve() for model in models]
+    if to == "bundle" and (mine or "parity" not in read_bundle(path).metrics):  # a training's model has none
+        raise _not_an_export(path, expected, "a model that is no export")
+
+
+def _not_an_export(path: Path, expected: str, found: str) -> UsageError:
+    return UsageError(
+        "the output exists and is not an earlier export", expected=expected, found=found, where=path,
+        fix="another name with --out",
+    )  # fmt: skip

@@ -164,6 +164,10 @@ class _Run:
 
     def work(self) -> None:
         """Predict the files in order."""
+        if not any(is_video(path) or path in self.source.lives for path in self.source.names):
+            given = {"--video": self.options.video, "--frames": self.run.frames is not None}
+            if unused := [name for name, is_given in given.items() if is_given]:
+                self.note(f"{' and '.join(unused)} did nothing: no source is a video, a camera or a stream")
         for number, (path, name) in enumerate(self.source.names.items()):
             frames = is_video(path) or path in self.source.lives
             try:

@@ -262,6 +262,14 @@ def find_bundle(path: str | Path) -> Path:
     for folder in (path, path / "model"):
         if is_bundle(folder):
             return folder.resolve() if folder.is_symlink() else folder
+    if path.is_file() and path.suffix.lower() in (".onnx", ".xml", ".pt2"):
+        raise BundleError(
+            "an exported file holds no network to go on from",
+            expected="the saved model that it was exported from: a run folder or a bundle",
+            found=f"a file {path.suffix.lower()}",
+            where=path,
+            fix="name the run folder",
+        )
     raise BundleError(
         "no saved model here",
         expected="a run folder, a bundle (model.json and model.safetensors) or an exported file",

@@ -167,7 +167,7 @@ def _open(source: str | Path) -> Source:
         if is_video(path):
             return Source("video", path.parent, (path,), frame_count(path))
         return Source("image", path.parent, (path,))
-    matches = sorted(Path(found) for found in glob.glob(text, recursive=True) if Path(found).is_file())
+    matches = sorted(Path(found) for found in glob.glob(text, recursive=True) if _is_file(Path(found)))
     if matches:
         tars = [found for found in matches if found.suffix.lower() == ".tar"]
         if tars and len(tars) == len(matches):
@@ -247,13 +247,13 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             written |= {str(here / relative): entry.size for relative, entry in read_manifest(here).items()}
         for name in names:
             path = here / name
-            if name.startswith(".") or not path.is_file():
+            if name.startswith(".") or not _is_file(path):
                 continue
             tars += path.suffix.lower() == ".tar"
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 videos += 1
             elif path.suffix.lower() in EXTENSIONS:
-                if written.get(str(path)) == path.stat().st_size:
+                if path.exists() and written.get(str(path)) == path.stat().st_size:
                     earlier += 1
                 else:
                     files.append(path)
@@ -269,6 +269,11 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     if tars:
         notes.append(f"{tars} tars in the folder are skipped; give a tar by its own path, or a glob of them")
     return tuple(sorted(files)), tuple(notes)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there, or a link to nothing: reading it names the file, which is not passed over in silence."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _relative(path: Path, root: Path) -> Path:

@@ -117,19 +117,22 @@ def scan(
 ) -> Pool:
     """Look at every image once; one that cannot be used is listed. DataError if none can."""
     pool = Pool(root)
+    reasons: dict[str, str] = {}  # each kind of error once, with its first image
     with progress(title, len(files)) as advance:
         for path in files:
             try:
                 pool.images.append(look(path, predictors, kind))
             except SegwrightError as error:
                 pool.failed.append((str(path), str(error)))
+                reasons.setdefault(
+                    error.message, f"{path.name}: {error.message}" + (f" ({error.fix})" if error.fix else "")
+                )
             advance(1)
     if not pool.images:
         raise DataError(
             f"none of the {counted(len(files), 'image')} can be used",
-            found=pool.failed[0][1][:500],
-            where=pool.failed[0][0],
-            fix="see the first one's error",
+            found="; ".join(reasons.values())[:500],
+            where=root,
         )
     return pool
 

@@ -166,6 +166,7 @@ def refine(
     started = time.monotonic() if started is None else started
     if parent.bundle is None:
         raise UsageError("only a saved model can be refined", expected="a run folder or a bundle", where=path)
+    find_bundle(path)  # an exported file is refused before the scores of the model before are computed
     bundle, display = parent.bundle, display or Display()
     space, parts = _parts(bundle.label_space, new, old, options)
     data = mixed(parts, space, _value_range(bundle), _channels(bundle))

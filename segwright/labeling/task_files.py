@@ -84,7 +84,9 @@ def write_tasks(
     out = Path(out)
     if tool not in TOOLS:
         raise UsageError("unknown labeling tool", expected=", ".join(TOOLS), found=tool)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UsageError("a file is in place of the new folder", where=out, fix="name a new folder")
+    if out.exists() and any(out.iterdir()):
         raise UsageError("the folder is not empty", where=out, fix="name a new folder")
     if selection.label_space is None:
         raise UsageError("the selection was made without a model and names no classes", fix="select with a model")

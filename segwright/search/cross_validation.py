@@ -29,7 +29,7 @@ from segwright.search.folds import NO_SCORE, CrossValidation, Fold
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
 from segwright.training.run import refuse_errors, run_training, warning_lines
-from segwright.training.run_dir import default_folder, point_latest
+from segwright.training.run_dir import default_folder, point_latest, refuse_occupied_folder, refuse_second_run
 
 
 def cross_validate(
@@ -48,8 +48,11 @@ def cross_validate(
     folder = Path(config.out) if config.out else default_folder(data, config)
     done: list[Fold] = []
     stopped_by = None
+    refuse_occupied_folder(folder, data)
     with lock_folder(folder):
-        if (folder / "fold-0").exists() and not resume:
+        if not (folder / "fold-0").exists():
+            refuse_second_run(folder)
+        elif not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
         checked = check_dataset(data)
         for line in warning_lines(checked):

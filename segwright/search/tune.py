@@ -51,6 +51,7 @@ from segwright.search.tune_page import write_study_page
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig, build
 from segwright.training.run import Run, run_training, training_splits, warning_lines
+from segwright.training.run_dir import refuse_occupied_folder, refuse_second_run
 from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
@@ -97,8 +98,11 @@ def tune(
         )
     if training_splits(data, config)[1] is None:
         raise DataError("tuning needs a validation split", where=data.root, fix="segwright convert can make splits")
+    refuse_occupied_folder(folder, data)
     with lock_folder(folder):
-        if (folder / "study.db").exists() and not resume:
+        if not (folder / "study.db").exists():
+            refuse_second_run(folder)
+        elif not resume:
             raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
         return _StudyRunner(optuna, data, config, folder, (minutes, each, final), architectures, message).run()
 
@@ -344,8 +348,8 @@ class _StudyRunner:
 
     def _compared(self, best: Any, winner: TrainConfig) -> Study:
         self.message(
-            f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
-            "seed, to compare them"
+            f"training the default and trial {best.number} once more, for {duration(60 * self.final)} each and with "
+            "another seed, to compare them"
         )
         paired = self._pair_finals(winner)
         total = len(self._val())
@@ -483,8 +487,9 @@ def conclusion(
 ) -> str:
     """The conclusion in one sentence; ``over``: the units that the interval is drawn over; ``images``: how many of the
     validation images it is about, if not all."""
-    found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
-    trained = f"both trained once more for {minutes:g} minutes with another seed"
+    found = verdict(d, "the default", over).removesuffix(".")
+    found += f"; {over.note}" if over is not None and over.note else ""
+    trained = f"both trained once more for {duration(60 * minutes)} with another seed"
     trained += f", compared on {images}" if images else ""
     if d.clear and d.low > 0:
         return f"trial {number} beats the default ({trained}): {found}"

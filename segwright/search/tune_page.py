@@ -48,6 +48,7 @@ def study_page(study: Study) -> str:
 def _headline(study: Study, scored: Sequence[Trial]) -> list[Number]:
     default = next((trial.miou for trial in scored if trial.number == 0), None)
     pruned = sum(trial.state == "pruned" for trial in study.trials)
+    each = duration(60 * study.trial_minutes)
     found = [
         Number(
             "best trial",
@@ -56,12 +57,12 @@ def _headline(study: Study, scored: Sequence[Trial]) -> list[Number]:
         ),
         Number("default", "–" if default is None else f"{default:.3f}", "trial 0"),
         Number("trials", str(len(study.trials)), f"{pruned} ended early"),
-        Number("time", duration(sum(trial.seconds for trial in study.trials)), f"{study.trial_minutes:g} min each"),
+        Number("time", duration(sum(trial.seconds for trial in study.trials)), f"{each} each"),
     ]
     d = study.difference
     if d is not None:
         over = "" if study.independent is None else f" over {study.independent}"
-        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}{over}; {study.final_minutes:g} min each"
+        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}{over}; {duration(60 * study.final_minutes)} each"
         found.insert(0, Number("winner − default", f"{100 * d.difference:+.2f} points", note))
     return found
 

@@ -19,7 +19,7 @@ from segwright.training.data_fingerprint import NAME as DATA_PRINT
 from segwright.training.data_fingerprint import differences, digest, read_print
 from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.draft import Plan
-from segwright.training.run_dir import refuse_second_run
+from segwright.training.run_dir import refuse_second_run, refuse_to_begin_again
 
 Message = Callable[[str], None]
 
@@ -134,6 +134,7 @@ def find_stored_run(context: RunContext, *, resume: bool) -> StoredRun | None:
     if checkpoints(folder / "checkpoints"):
         return StoredRun.read(folder)
     if first:
+        refuse_to_begin_again(folder)
         context.display.message("nothing to resume yet: no checkpoint was written; starting from the beginning")
     return None
 

@@ -41,7 +41,7 @@ from segwright.training.planning.shares import with_equal_shares
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun, find_stored_run
-from segwright.training.run_dir import default_folder, point_latest
+from segwright.training.run_dir import default_folder, point_latest, refuse_occupied_folder
 from segwright.training.state import Progress
 from segwright.training.trainer import Trainer
 from segwright.training.validate import PartOf
@@ -116,6 +116,7 @@ def run_training(
     started = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
+    refuse_occupied_folder(folder, data)
     # Wrong starts are refused before the check and the plan, which take their time; a stored run has its network.
     saved = load_saved_model(init_from, config)
     if saved is None and not resume:

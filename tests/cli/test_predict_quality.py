@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import segwright as sw
 from segwright import api
 from segwright.cli import app
-from segwright.core.errors import SegwrightError
+from segwright.core.errors import SegwrightError, UsageError
 from segwright.demo.dataset import write_street_scenes
 from segwright.inference.bundle import load_bundle, save_bundle
 
@@ -114,6 +114,25 @@ def test_a_measure_that_cannot_be_had_is_refused_before_any_work(
             "predict", place / "run", place / "streets" / "images" / "test", "--out", out, "--device", "cpu", *options
         )
     assert not list(out.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("start", "option", "value", "needed"),
+    [
+        (("predict", "model", "image.png"), "--uncertainty-format", "npy", "--uncertainty"),
+        (("predict", "model", "image.png"), "--simplify", "2", "--polygons"),
+        (("predict", "model", "image.png"), "--keep-images", "5%", "--journal"),
+        (("predict", "model", "image.png"), "--block", "8", "--ray"),
+        (("serve", "model"), "--retention", "2w", "--journal"),
+        (("serve", "model"), "--journal-max-size", "2GB", "--journal"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    start: tuple[str, ...], option: str, value: str, needed: str
+) -> None:
+    with pytest.raises(UsageError, match=f"options of {needed} without it") as caught:
+        app([*start, option, value], standalone_mode=False)
+    assert caught.value.found == option and caught.value.fix == f"add {needed}"
 
 
 def test_images_of_the_training_are_noted(place: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from typer.testing import CliRunner
 import segwright.cli as command
 from segwright.cli import app, common
 from segwright.core import errors
+from segwright.core.types import LabelSpace
+from segwright.inference.bundle import Bundle, save_bundle
+from segwright.models.catalog import create_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "programs.md").read_text(encoding="utf-8")
@@ -142,3 +147,42 @@ def test_a_torchvision_for_another_torch_is_said_in_words(
     monkeypatch.setattr(command, "app", other)
     with pytest.raises(RuntimeError, match="something else"):
         command.main()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_prediction_reports_what_it_has(
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    arguments = {"width": 4, "in_channels": 3}
+    network = create_model("segnet_basic", classes=2, weights=None, **arguments)
+    save_bundle(tmp_path / "model", network, Bundle("segnet_basic", LabelSpace(("a", "b")), arguments))
+    many = tmp_path / "many"
+    many.mkdir()
+    for copy in range(3000):
+        os.link(photos / "images" / "0.png", many / f"{copy}.png")
+    start = (
+        sys.executable,
+        "-P",
+        "-m",
+        "segwright",
+        "predict",
+        "model",
+        "many",
+        "--out",
+        "out",
+        "--json",
+        "found.json",
+    )
+    process = subprocess.Popen(
+        [*start, "--no-overlay"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (tmp_path / "out" / "1.png").exists() and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == code and errors.splitlines()[-1] == "stopped" and "Traceback" not in errors
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["stopped"] == "interrupted" and 0 < found["images"] < 3000

@@ -134,6 +134,9 @@ def test_wrong_targets_are_refused(tmp_path: Path) -> None:
         convert(source, "tfrecord", tmp_path / "out")
     with pytest.raises(UsageError, match="not empty"):
         convert(source, "voc", tmp_path / "source")
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(UsageError, match="a file is in place of the new folder"):
+        convert(source, "voc", tmp_path / "file")
 
 
 def test_safe_names() -> None:

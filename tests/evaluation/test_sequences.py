@@ -156,7 +156,8 @@ def test_better_needs_the_interval_over_sequences() -> None:
     assert "no significant difference on these images" in output.getvalue() and "over 9 sequences" in output.getvalue()
     assert "better than" not in comparison_page(found)
     assert found.to_json()["differences"][0]["interval_over"] == "sequences"
-    assert "did not clearly beat" in conclusion(3, d, 5.0, found.independent)
+    said = conclusion(3, d, 2.5 / 60, found.independent)
+    assert "did not clearly beat" in said and "once more for 2 s with" in said and ".;" not in said
     alone = [evaluate(Errs([e[look] for look in split.thumbnails]), split, groups=range(90), boundary=False)
              for e in (ERRORS, [e + c for e, c in zip(ERRORS, change, strict=True)])]  # fmt: skip
     assert compare({"old": alone[0], "new": alone[1]}).differences["new"].clear

@@ -12,7 +12,8 @@ import torch
 from test_contract import SMALL
 
 import segwright as sw
-from segwright.core.errors import BundleError, ExportError, UsageError
+from segwright.core import atomic_io
+from segwright.core.errors import BundleError, ExportError, OutputError, UsageError
 from segwright.core.types import Float32Array, UInt8Array
 from segwright.demo.dataset import write_street_scenes
 from segwright.exporting.triton import check_configuration
@@ -135,7 +136,48 @@ def test_nothing_else_is_written_over(run: tuple[Path, Path], tmp_path: Path) ->
         for place in (tmp_path / "photos", tmp_path / "photos" / "a.jpg", run[0]):
             with pytest.raises(UsageError, match="is not an earlier export"):
                 sw.export(run[0], target, place, data=run[1])
+    for target in ("onnx", "torch"):
+        with pytest.raises(UsageError, match="is not an earlier export"):
+            sw.export(run[0], target, tmp_path / "photos", data=run[1])
+        for place in (tmp_path / "photos" / "a.jpg", tmp_path / "model"):
+            with pytest.raises(UsageError, match=r"does not end in \.") as caught:
+                sw.export(run[0], target, place, data=run[1])
+            assert str(caught.value.fix).startswith(f"--out {place}.")
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("target", ["bundle", "onnx"])
+def test_a_folder_that_cannot_be_written_to_is_named_by_the_output(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def refused(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", f"{dir}/tmp123")
+
+    monkeypatch.setattr(atomic_io.tempfile, "TemporaryFile", refused)
+    out = tmp_path / "street.onnx"
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        sw.export(run[0], target, out, data=run[1])
+    assert str(caught.value.where) == str(out)
+
+
+@pytest.mark.parametrize("target", ["bundle", "triton"])
+def test_files_of_the_user_in_an_earlier_export_stay(run: tuple[Path, Path], tmp_path: Path, target: str) -> None:
+    out = tmp_path / "street"
+    for _ in range(2):
+        sw.export(run[0], target, out, data=run[1])
+    (out / "notes.txt").write_text("dear")
+    with pytest.raises(UsageError, match="is not an earlier export") as caught:
+        sw.export(run[0], target, out, data=run[1])
+    assert "notes.txt is not listed" in str(caught.value.found) and (out / "notes.txt").read_text() == "dear"
+
+
+def test_the_model_of_another_training_is_not_replaced(run: tuple[Path, Path], tmp_path: Path) -> None:
+    other = saved(tmp_path / "other", run[1])
+    before = (other / "model" / "model.json").read_bytes()
+    with pytest.raises(UsageError, match="is not an earlier export") as caught:
+        sw.export(run[0], "bundle", other / "model", data=run[1])
+    assert caught.value.found == "a model that is no export"
+    assert (other / "model" / "model.json").read_bytes() == before
 
 
 def test_one_file_for_onnxruntime_and_openvino(run: tuple[Path, Path], tmp_path: Path) -> None:

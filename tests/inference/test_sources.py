@@ -40,6 +40,32 @@ def test_image_folder_and_glob(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "*.png"))) == 2
 
 
+def test_options_of_videos_without_one_are_noted(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", IMAGE)
+    predictor = Predictor(Brightest(), SPACE)
+    for number, (options, named) in enumerate(
+        (
+            ({"frames": 3}, "--frames"),
+            ({"video": True}, "--video"),
+            ({"video": True, "frames": 1}, "--video and --frames"),
+        )
+    ):
+        result = api.predict(predictor, tmp_path / "a.png", out=tmp_path / str(number), **options)
+        assert any(note.startswith(f"{named} did nothing") for note in result.notes)
+    assert not any("did nothing" in note for note in api.predict(predictor, tmp_path / "a.png", out=tmp_path).notes)
+
+
+def test_a_link_to_nothing_fails_by_name(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", IMAGE)
+    (tmp_path / "gone.png").symlink_to("moved.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for source in (tmp_path, str(tmp_path / "*.png")):
+        found = open_source(source)
+        assert [path.name for path in found.files] == ["a.png", "gone.png", "loop.png"]
+    result = api.predict(Predictor(Brightest(), SPACE), tmp_path, out=tmp_path / "out")
+    assert [Path(failure.file).name for failure in result.failed] == ["gone.png", "loop.png"]
+
+
 def test_video(tmp_path: Path) -> None:
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))

@@ -372,6 +372,11 @@ def test_what_cannot_be_selected_from_is_refused(tmp_path: Path, predictor: Pred
     (tmp_path / "bad" / "x.png").write_bytes(b"no image")
     with pytest.raises(sw.DataError, match="none of the 1 image"):
         sw.select(predictor, tmp_path / "bad")
+    (tmp_path / "bad" / "y.png").write_bytes(b"")
+    with pytest.raises(sw.DataError, match="none of the 2 images") as caught:
+        sw.select(predictor, tmp_path / "bad")
+    reasons = str(caught.value.found)
+    assert "x.png: " in reasons and "y.png: the file is empty" in reasons and "\n" not in reasons, "each kind once"
     five = tmp_path / "five"
     five.mkdir()
     with pytest.raises(sw.DataError, match="channels"):

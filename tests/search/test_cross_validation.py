@@ -95,6 +95,10 @@ def test_mean_spread_and_pooled_score(scenes: Dataset, tmp_path: Path, runs: Run
     assert "0.600 ± 0.100" in page and "viewBox=" not in page and 'href="fold-' not in page
     with pytest.raises(UsageError, match="holds runs already"):
         cross_validate(scenes, config, 3)
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="holds a run already"):
+            cross_validate(scenes, config.with_values({"out": str(tmp_path / "run")}), 3, resume=resume)
 
 
 def test_the_folds_become_one_model(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:

@@ -174,6 +174,13 @@ def test_an_interrupted_search_goes_on_with_the_trial_it_lost(
     assert found.stopped_by == "SIGINT" and found.beats_default is None and "--resume" in found.sentence
     with pytest.raises(UsageError, match="holds a search already"):
         search(scenes, tmp_path / "d")
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds a run already"):
+        search(scenes, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.html").write_text("mine")
+    with pytest.raises(UsageError, match="of no run"):
+        search(scenes, tmp_path / "mine")
     lost = trainings.configs[1]
     again = search(scenes, tmp_path / "d", resume=True)
     assert trainings.configs[2].training.lr == lost.training.lr, "the lost trial is taken again"
@@ -209,7 +216,7 @@ def test_default_and_winner_are_compared_at_the_same_final_time(
     assert default.training.lr == 4e-3 and winner.training.lr == pytest.approx(4e-3 * found.best.params["lr"])
     tree = json.loads((tmp_path / "f" / "tune.json").read_text())
     assert tree["beats_default"] is True and "beats the default" in tree["sentence"]
-    assert "for 20 minutes" in tree["sentence"] and tree["comparison"]["minutes"] == 20.0
+    assert "for 20 min with" in tree["sentence"] and tree["comparison"]["minutes"] == 20.0
     assert tree["comparison"]["winner_miou"] > tree["comparison"]["default_miou"]
     with pytest.raises(UsageError, match="does not hold a search"):
         tune(scenes, TrainConfig(), tmp_path / "g", minutes=30, trial_minutes=5, final_minutes=20)

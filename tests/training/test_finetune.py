@@ -185,7 +185,7 @@ def test_the_last_layer_of_a_saved_model_follows_the_names_of_its_classes(rename
     assert torch.equal(again.stem[0].weight, trained.stem[0].weight)
 
 
-@pytest.mark.parametrize("given", ["nothing", "empty", "file", "damaged", "other network", "other encoder"])
+@pytest.mark.parametrize("given", ["nothing", "empty", "file", "exported", "damaged", "other network", "other encoder"])
 def test_a_wrong_start_ends_in_a_typed_error_before_anything_is_written(given: str, tmp_path: Path) -> None:
     scenes = write_street_scenes(tmp_path / "scenes", train=4, val=2, test=0, size=(64, 96))
     start, values, out = tmp_path / "start", dict(SMALL), tmp_path / "run"
@@ -194,6 +194,10 @@ def test_a_wrong_start_ends_in_a_typed_error_before_anything_is_written(given: s
         start.mkdir()
     elif given == "file":
         start.write_text("weights")
+    elif given == "exported":
+        start = tmp_path / "start.onnx"
+        start.write_bytes(b"graph")
+        expected = (BundleError, "an exported file holds no network to go on from")
     elif given != "nothing":
         space = LabelSpace(("a", "b"))
         arguments = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}

@@ -279,3 +279,32 @@ def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Pa
     budget = TimeBudget(1000.0, time.monotonic(), reserve=100.0)
     run = trainer(open_dataset(scenes), tmp_path, components={"budget": budget})
     assert reserved(5000.0) == pytest.approx(400.0, abs=0.5), "at most a share: the scoring is cut to what is left"
+
+
+def test_a_finished_model_without_checkpoints_is_not_replaced(scenes: Path, stopped: Path, tmp_path: Path) -> None:
+    folder = copied(stopped, tmp_path)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "report.html").write_text("finished")
+    before = (folder / "model" / "SHA256SUMS").read_bytes()
+    with pytest.raises(UsageError, match="without a checkpoint") as caught:
+        run(scenes, folder, resume=True)
+    assert f"--init-from {folder}" in str(caught.value.fix)
+    assert (folder / "model" / "SHA256SUMS").read_bytes() == before
+
+
+def test_a_run_leaves_other_folders_alone(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the dataset's own folder"):
+        run(scenes, scenes)
+    assert not (scenes / ".lock").exists() and not (scenes / "model").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.html").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="of no run") as caught:
+            run(scenes, mine, resume=resume)
+        assert caught.value.found == "report.html" and (mine / "report.html").read_text() == "mine"
+    for name, kind in (("study.db", "a search"), ("fold-0", "a cross-validation")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / name).touch()
+        with pytest.raises(UsageError, match=f"holds {kind} already"):
+            run(scenes, tmp_path / kind)
