@@ -16,6 +16,7 @@ from pathlib import Path
 
 from segwright.core.counted import counted
 from segwright.core.errors import DataError, UsageError
+from segwright.core.globs import literal_folders
 from segwright.data.archives import is_archive, unpacked
 from segwright.imageio import EXTENSIONS
 from segwright.inference.ledger import stamp_of
@@ -167,7 +168,10 @@ def _open(source: str | Path) -> Source:
         if is_video(path):
             return Source("video", path.parent, (path,), frame_count(path))
         return Source("image", path.parent, (path,))
-    matches = sorted(Path(found) for found in glob.glob(text, recursive=True) if _is_file(Path(found)))
+    matches, root = _matches(text), None
+    if not matches and "[" in text:
+        pattern, folders = literal_folders(text)
+        matches, root = _matches(pattern), Path(folders)
     if matches:
         tars = [found for found in matches if found.suffix.lower() == ".tar"]
         if tars and len(tars) == len(matches):
@@ -176,8 +180,9 @@ def _open(source: str | Path) -> Source:
         kept = tuple(found for found in matches if found.suffix.lower() in known)
         others = [found.name for found in matches if found.suffix.lower() not in known]
         if kept:
-            fixed = text.split("*")[0].split("?")[0].split("[")[0]
-            root = Path(fixed) if fixed.endswith(("/", os.sep)) else Path(fixed).parent
+            if root is None:
+                fixed = text.split("*")[0].split("?")[0].split("[")[0]
+                root = Path(fixed) if fixed.endswith(("/", os.sep)) else Path(fixed).parent
             notes = (
                 (f"{counted(len(others), 'file', 'is')} not images by their suffix: {', '.join(others[:4])}",)
                 if others
@@ -269,6 +274,10 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     if tars:
         notes.append(f"{tars} tars in the folder are skipped; give a tar by its own path, or a glob of them")
     return tuple(sorted(files)), tuple(notes)
+
+
+def _matches(pattern: str) -> list[Path]:
+    return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if _is_file(Path(found)))
 
 
 def _is_file(path: Path) -> bool:

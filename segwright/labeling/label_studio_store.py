@@ -12,6 +12,7 @@ A model that gets further classes after the old ones goes on with the same folde
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import threading
 from collections.abc import Collection, Mapping
@@ -145,7 +146,7 @@ class AnnotationFolder:
             self._settle(name, kept)
             return
         (self.root / "masks" / f"{name}.png").unlink(missing_ok=True)
-        for path in (self.root / "images").glob(f"{name}.*"):
+        for path in (self.root / "images").glob(f"{glob.escape(name)}.*"):
             path.unlink(missing_ok=True)
         del self.images[name]
         self._save()
@@ -169,7 +170,7 @@ class AnnotationFolder:
         self.images[name] = best | ({"others": others} if others else {})
         self._save()
         wanted = {self._aside(name, one) for one in others}
-        for path in (self.root / OTHERS).glob(f"{name}.*.png"):
+        for path in (self.root / OTHERS).glob(f"{glob.escape(name)}.*.png"):
             if path not in wanted:
                 path.unlink(missing_ok=True)
 

@@ -40,6 +40,16 @@ def test_image_folder_and_glob(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "*.png"))) == 2
 
 
+def test_a_glob_in_a_folder_whose_name_holds_brackets(tmp_path: Path) -> None:
+    for name in ("holiday [2024]/a.png", "holiday [2024]/b/a.png", "d1/c.png", "d2/d.png"):
+        write_image(tmp_path / name, IMAGE)
+    found = open_source(str(tmp_path / "holiday [2024]" / "**" / "*.png"))
+    assert sorted(found.name(path) for path in found.files) == ["a", "b/a"]
+    assert len(open_source(str(tmp_path / "d[12]" / "*.png"))) == 2, "a glob that matches is one"
+    with pytest.raises(DataError):
+        open_source(str(tmp_path / "holiday [2025]" / "*.png"))
+
+
 def test_options_of_videos_without_one_are_noted(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", IMAGE)
     predictor = Predictor(Brightest(), SPACE)

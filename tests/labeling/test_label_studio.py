@@ -381,8 +381,8 @@ def test_images_of_cloud_storages_are_stored_as_they_are_predicted(model: Path, 
 def test_of_several_annotations_the_newest_counts_and_the_older_one_comes_back(
     model: Path, studio: Studio, tmp_path: Path
 ) -> None:
-    studio.image("/data/a.png", draw_street("one", (20, 30))[0])
-    task = {"id": 5, "data": {"photo": "/data/a.png"}}
+    studio.image("/data/a[1].png", draw_street("one", (20, 30))[0])
+    task = {"id": 5, "data": {"photo": "/data/a[1].png"}}
     folder = tmp_path / "labels"
 
     def shown() -> int | None:
@@ -400,7 +400,7 @@ def test_of_several_annotations_the_newest_counts_and_the_older_one_comes_back(
         assert shown() == 2, "2 is older than 3, though it came later"
     with serving(model, studio, folder) as url:  # after a restart
         found = save(url, None, None, "ANNOTATIONS_DELETED", annotations=[{"id": 3}])
-        assert found == "removed: task-5-a; of another annotation: task-5-a" and shown() == 1
+        assert found == "removed: task-5-a[1]; of another annotation: task-5-a[1]" and shown() == 1
         save(url, task, an_annotation(1, 0, (20, 30), ground_truth=True, **times(4)), "ANNOTATION_UPDATED")
         save(url, task, an_annotation(4, 2, (20, 30), **times(5)))
         assert shown() == 0, "the ground truth goes before the newest"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segwright.core.counted import counted
 from segwright.core.errors import FormatError, UsageError
+from segwright.core.globs import literal_folders
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Tree, is_image, natural
 from segwright.data.formats.folder_roles import Role
@@ -33,6 +34,7 @@ def pair_globs(tree: Tree, images: str, masks: str) -> Pairing:
     """The pairs of the files that two globs match; FormatError where one matches nothing or two masks fit one image."""
     if tree.is_file:
         raise UsageError("--images and --masks choose files of a folder", found=tree.root.name, fix="name the folder")
+    images, masks = _of_folders(tree, images), _of_folders(tree, masks)
     found_masks = _matches(tree, masks, "mask")
     taken = {item.path for item, _ in found_masks}
     found_images = [match for match in _matches(tree, images, "image") if match[0].path not in taken]
@@ -51,6 +53,14 @@ def pair_globs(tree: Tree, images: str, masks: str) -> Pairing:
             fix="write a CSV with columns image,mask, a pair per line",
         )  # fmt: skip
     return pairing
+
+
+def _of_folders(tree: Tree, pattern: str) -> str:
+    """The glob; where it matches nothing, with brackets in the names of folders taken as they are written."""
+    root = None if os.path.isabs(pattern) else str(tree.root)
+    if "[" not in pattern or next(glob.iglob(pattern, root_dir=root, recursive=True), None) is not None:
+        return pattern
+    return literal_folders(pattern, root or "")[0]
 
 
 def _matches(tree: Tree, pattern: str, role: Role) -> list[Match]:
@@ -87,10 +97,12 @@ def _expression(pattern: str) -> re.Pattern[str]:
     text, place = "", 0
     for wild in _WILD.finditer(pattern):
         text += re.escape(pattern[place : wild.start()])
-        sign = wild[0]
+        sign, place = wild[0], wild.end()
+        if sign == "[[]":  # a bracket as it is
+            text += re.escape("[")
+            continue
         inner = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(sign)
         text += f"({inner})" if inner else "(" + sign.replace("[!", "[^") + ")"
-        place = wild.end()
     return re.compile(text + re.escape(pattern[place:]))
 
 

@@ -7,6 +7,7 @@ them. Of boxes that overlap the smaller is on top. Splits are given by folders, 
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,11 @@ def _image_name(tree: Tree, path: Path, name: str) -> str:
         return name
     places = [path.parent, *[path.parent.parent / folder for folder in ("JPEGImages", "images")]]
     beside = [
-        file for place in places if place.is_dir() for file in place.glob(f"{path.stem}.*") if is_image(file.name)
+        file
+        for place in places
+        if place.is_dir()
+        for file in place.glob(f"{glob.escape(path.stem)}.*")
+        if is_image(file.name)
     ]
     return beside[0].name if len(beside) == 1 else f"{path.stem}.jpg"
 

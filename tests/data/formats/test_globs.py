@@ -34,6 +34,8 @@ def pairs(data: Dataset) -> dict[str, str | None]:
         ("s{n}/photo.jpg", "s{n}/labels.png", "*/photo.jpg", "*/labels.png"),
         ("deep/er/{n}.jpg", "truth/{n}.png", "**/*.jpg", "**/*.png"),
         ("a/{n}_manual.jpg", "b/manual_{n}.png", "a/*", "b/*"),
+        ("day [1]/{n}.jpg", "truth/x{n}y.png", "day [1]/*.jpg", "truth/x*y.png"),
+        ("photos/{n}.jpg", "[a]/[b]/{n}_gt.png", "photos/*.jpg", "[a]/[b]/*_gt.png"),
     ],
 )
 def test_globs_pair_anything(tmp_path: Path, image: str, label: str, images: str, masks: str) -> None:
