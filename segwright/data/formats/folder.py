@@ -97,6 +97,8 @@ def pair_tree(tree: Tree) -> Pairing:
     """The pairing of all images under the root, found once."""
     if "pairing" not in tree.memo:
         made = pair_files(tree)
+        if _masks_alone(made):
+            made = _exchanged(made)
         drop_copies(made)
         tree.memo["pairing"] = made
     found: Pairing = tree.memo["pairing"]
@@ -247,6 +249,20 @@ def _masks_alone(pairing: Pairing) -> bool:
         return False
     looked_at = [images[place] for place in evenly_spread(len(images), 3)]
     return all(looks_like_labels(image.path) for image in looked_at)
+
+
+def _exchanged(pairing: Pairing) -> Pairing:
+    """The pairing with images and masks exchanged where the content states it: photos in labels, masks in labels_gt."""
+    pairs = [(image, mask) for image, mask in pairing.pairs if mask is not None]
+    looked_at = [pairs[place][1] for place in evenly_spread(len(pairs), 3)]
+    if pairing.collisions or pairing.rivals or any(looks_like_labels(mask.path) is not False for mask in looked_at):
+        return pairing
+    left = [image for image, mask in pairing.pairs if mask is None]
+    found: list[tuple[NamedFile, NamedFile | None]] = [(mask, image) for image, mask in pairs]
+    found = sorted([*found, *((mask, None) for mask in pairing.lone_masks)], key=lambda pair: pair[0].path)
+    photos, labels = (_folder_glob([pair[place] for pair in pairs]) for place in (1, 0))
+    guessed = f"by their content {photos} are taken for the images, {labels} for the masks"
+    return replace(pairing, pairs=found, lone_masks=left, guessed=guessed)
 
 
 def _no_images(tree: Tree, pairing: Pairing) -> FormatError:

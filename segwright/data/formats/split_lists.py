@@ -47,10 +47,10 @@ def listed_splits(
 ) -> tuple[dict[str, list[Record]], list[Problem]]:
     """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line, or a folder of images.
 
-    A line means the file of that path, else the only one of that name where no folder of the line contradicts, else all
-    images of the folder of that name. Lists that fit no file, and lines that fit none or several, are findings. Of the
-    lists in folders further down (``deep``), those that name the most images are used. Where the usual places have no
-    list, a table there states the splits (:mod:`.split_tables`).
+    A line means the file of that path, else the only one of that name where no folder of the line contradicts, else
+    all images of the folder of that name. A line that begins with a hash is a comment. Lists that fit no file, and
+    lines that fit none or several, are findings. Of the lists in folders further down (``deep``), those that name the
+    most images are used. Where the usual places have no list, a table there states the splits (:mod:`.split_tables`).
     """
     tree.memo["split lists"] = True
     index = _NameIndex(tree, records)
@@ -227,6 +227,7 @@ def _lists_of(
 def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
     """Add the images of one list, or the finding that it fits none."""
     name = path.name
+    lines = [line for line in lines if not index.is_comment(line)]
     words = [[line] if index.has_name(line) else line.replace(",", " ").split()[:1] for line in lines]
     lines = [word for first in words for word in first]  # an entry of a table may be empty
     meant = [index.find(line) for line in lines]
@@ -334,6 +335,16 @@ class _NameIndex:
         if line in self.by_id or line.rpartition("/")[2] in self.by_name:
             return True
         return "%" in line and unquote(line) != line and self.has_name(unquote(line))
+
+    @cached_property
+    def has_hashes(self) -> bool:
+        """Whether a file or a folder here begins with a hash, which begins a comment elsewhere."""
+        paths = (path for record in self.records for path in (record.image_path, record.mask_path) if path is not None)
+        return any(part.startswith("#") for path in paths for part in self._parts(path))
+
+    def is_comment(self, line: str) -> bool:
+        """Whether a line is a comment, an image that somebody took out with a hash among them."""
+        return line.startswith("#") and not self.has_hashes
 
     def find(self, line: str) -> list[Record] | Literal["several"] | None:
         """The records that a line means; "several" where it may be one of some."""

@@ -170,14 +170,17 @@ def _read_part(tree: Tree, base: str) -> _Part:
         text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
         split = SPLIT_NAMES.get(stem(name).lower(), stem(name)) if bare else stem(name)
-        part.lists[split] = [_listed_name(line, images) for line in lines if line]
+        meant = [_listed_name(line, images) for line in lines if line]
+        part.lists[split] = [name for name in meant if name is not None]
     return part
 
 
-def _listed_name(line: str, images: set[str]) -> str:
+def _listed_name(line: str, images: set[str]) -> str | None:
     """The image that a line means: the line itself, else its first column, as a name or as a path."""
     if line in images:
         return line
+    if line.startswith("#") and not any(name.startswith("#") for name in images):
+        return None  # a comment
     return os.path.splitext(os.path.basename(line.split()[0]))[0]
 
 

@@ -74,3 +74,15 @@ def test_a_flat_folder_of_two_endings_is_refused_with_the_globs(tmp_path: Path) 
     assert "'*_left8.png'" in (caught.value.fix or "") and "'*_fine_numbers.png'" in (caught.value.fix or "")
     data = open_dataset(tmp_path, images="*_left8.png", masks="*_fine_numbers.png")
     assert len(data.records) == 4 and not data.unpaired_images
+
+
+def test_photos_in_a_folder_called_labels(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"labels/{i}.jpg", size=(40, 50), seed=i)
+        mask(tmp_path / f"labels_gt/{i}.png", [0, 1, 2], size=(40, 50))
+    make_image(tmp_path / "labels/4.jpg", size=(40, 50), seed=4)
+    data = open_dataset(tmp_path)
+    assert [r.mask_path and r.mask_path.parent.name for r in data.records] == ["labels_gt"] * 4 + [None]
+    assert {r.image_path and r.image_path.parent.name for r in data.records} == {"labels"}
+    guess = next(p for p in data.problems if p.kind == "masks guessed")
+    assert "labels_gt/* for the masks" in guess.message

@@ -161,6 +161,31 @@ def test_lists_of_names_with_spaces_and_commas(tmp_path: Path, name: str) -> Non
     assert parts(data) == {"train": [name.format(i) for i in range(3)], "val": [name.format(3)]}
 
 
+COMMENTED = "# training\n#s3\n# images/s3.jpg\n"
+
+
+@pytest.mark.parametrize("voc", [False, True])
+def test_comments_in_lists_and_images_taken_out_with_a_hash(tmp_path: Path, voc: bool) -> None:
+    for i in range(6):
+        make_image(tmp_path / f"{'JPEGImages' if voc else 'images'}/s{i}.jpg", seed=i)
+        mask(tmp_path / f"{'SegmentationClass' if voc else 'masks'}/s{i}.png", [0, 1, 2])
+    lists = tmp_path / ("ImageSets/Segmentation" if voc else "")
+    write(lists / "train.txt", COMMENTED + "s0\ns1\ns2\n")
+    write(lists / "val.txt", "# two images\ns4\ns5\n")
+    data = open_dataset(tmp_path)
+    assert not [p for p in data.problems if p.kind != "classes guessed"]
+    assert parts(data) == {"train": ["s0", "s1", "s2"], "val": ["s4", "s5"]}
+
+
+def test_names_that_begin_with_a_hash_are_no_comments(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"images/#{i}.jpg", seed=i)
+        mask(tmp_path / f"masks/#{i}.png", [0, 1])
+    write(tmp_path / "train.txt", "#0\n#1.jpg\n#2\n")
+    write(tmp_path / "val.txt", "#3\n")
+    assert parts(open_dataset(tmp_path)) == {"train": ["#0", "#1", "#2"], "val": ["#3"]}
+
+
 @pytest.mark.parametrize("base", ["", "coco/"])
 def test_names_and_lists_of_a_yolo_yaml_of_any_name(tmp_path: Path, base: str) -> None:
     for i in range(4):
