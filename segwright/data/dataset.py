@@ -19,6 +19,7 @@ from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, format_by_name, refusals
 from segwright.data.formats.base import sort_splits
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.folder_roles import describe_folder
 from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.split_lists import listed_splits
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
@@ -124,6 +125,20 @@ def open_dataset(
     return dataset
 
 
+def _splits_of_folders(dataset: Dataset) -> dict[str, list[Record]]:
+    """The splits by the folders of the images (``train/1.jpg``, ``images/val/1.jpg``), where all of them state one."""
+    given: dict[str, list[Record]] = {}
+    for record in dataset.records:
+        path = record.image_path
+        inside = path is not None and path.is_relative_to(dataset.root)
+        split = describe_folder(path.relative_to(dataset.root).parent.as_posix())[1] if path and inside else None
+        if split is None:
+            return {}
+        given.setdefault(split, []).append(record)
+    labeled = [split for split, records in given.items() if any(record.labeled for record in records)]
+    return given if len(given) > 1 and "train" in labeled else {}
+
+
 def _opened(tree: Tree, format: str | None, images: str | None, masks: str | None, asked: LabelRule) -> Dataset:
     beside = read_rule(tree.root if not tree.is_file else tree.root.absolute().parent)
     rule = tree.memo["label rule"] = LabelRule(**{**asdict(beside), **asked.given()})
@@ -139,6 +154,7 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
         given, problems = listed_splits(tree, dataset.records, deep=False)
         dataset.given = sort_splits(given)
         dataset.problems += problems
+        dataset.given = dataset.given or sort_splits(_splits_of_folders(dataset))
     if not rule.is_default and not tree.memo.get("label rule used"):
         raise UsageError(
             f"the masks of this format ({known.name}) state every pixel: there are no points, lines or boxes to read",

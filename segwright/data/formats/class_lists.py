@@ -88,9 +88,14 @@ def choose(
             continue
         if not is_known and not found.numbered and found.colors is None and not _NAMES_ALONE.search(path.stem):
             continue
-        if not fits(found, values, colors) and (other := _by_train_ids(path)) and fits(other, values, colors):
-            found = other
-            problems.append(_read_by_train_ids(path))
+        other = _by_train_ids(path) if values and not colors else None
+        if other is not None and values - {IGNORE_INDEX} <= {entry.value for entry in other.entries}:
+            ids = {entry.value for entry in found.entries}
+            if not values <= ids:  # 255 is an id of that column alone
+                found = other
+                problems.append(_read_by_train_ids(path))
+            elif any(one not in found.entries for one in other.entries if one.value in values):
+                problems.append(_either_ids(path))
         if is_known:
             known.append(found)
         if fits(found, values, colors):
@@ -116,6 +121,12 @@ def choose(
 def _read_by_train_ids(path: Path) -> Problem:
     note = f"{path.name}: the masks hold the ids of its column trainId"
     return Problem("note", "classes guessed", note, (str(path),), "name the values in classes.csv")
+
+
+def _either_ids(path: Path) -> Problem:
+    note = f"{path.name}: the masks' values are ids of the list, and of its column trainId as well: read as its ids"
+    fix = "if they are train ids, leave the other column out of the list; else leave trainId out"
+    return Problem("warning", "classes guessed", note, (str(path),), fix)
 
 
 def _by_train_ids(path: Path) -> ClassList | None:

@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,11 @@ class Line:
 def read_lines(path: Path) -> list[Line]:
     """The pairs of one list; empty where it is none. DataError where the file is no text."""
     try:
-        rows = _objects(path) if path.suffix.lower() in JSON_ENDINGS else _rows(read_text(path, MAX_BYTES))
+        if path.suffix.lower() in JSON_ENDINGS:
+            rows = _objects(path)
+        else:
+            rows = _rows("\n".join(_without_comments(path)))
+            rows = _beside(path, rows) or rows
     except csv.Error:
         return []  # somebody's text with a comma in it
     if not rows:
@@ -95,6 +99,12 @@ def _objects(path: Path) -> list[list[str]]:
             found = json.loads(text)
     except (ValueError, RecursionError):
         return []
+    if isinstance(found, dict):
+        if listed := _columns(found):
+            return listed
+        named = {key: _columns(part) for key, part in found.items() if isinstance(part, dict)}
+        if named and all(named.values()):
+            return [["image", "mask", "split"], *([*row, key] for key, rows in named.items() for row in rows[1:])]
     by_split = {key: part for key, part in found.items() if isinstance(part, list)} if isinstance(found, dict) else {}
     parts = by_split if by_split else {"": found}
     rows: list[tuple[str, dict[str, object]]] = []
@@ -107,6 +117,84 @@ def _objects(path: Path) -> list[list[str]]:
     header = keys if not by_split or "split" in keys else [*keys, "split"]
     body = [[*(str(one.get(key) or "") for key in keys), name][: len(header)] for name, one in rows]
     return [header, *body]
+
+
+def _is_header(line: str, body: str) -> bool:
+    """Whether a comment heads columns of images and masks: as many as the first line below it has."""
+    words = [word.lower() for word in re.split(r"[\s,;|]+", line)]
+    named = bool({*words} & {*IMAGE_COLUMNS}) and bool({*words} & {*MASK_COLUMNS})
+    return named and [len(row) for row in _rows(line)] == [len(row) for row in _rows(body)]
+
+
+def _columns(found: Mapping[str, object]) -> list[list[str]]:
+    """The pairs of ``{"a.jpg": "a.png"}``, or of two lists (``{"images": […], "masks": […]}``); [] for others."""
+    flat = [(key, value) for key, value in found.items() if isinstance(value, str)]
+    if flat and len(flat) == len(found) and all(is_image(key) and _is_mask(value) for key, value in flat):
+        return [["image", "mask"], *([key, value] for key, value in flat)]
+    image = next((found[name] for name in IMAGE_COLUMNS if name in found), None)
+    mask = next((found[name] for name in MASK_COLUMNS if name in found), None)
+    if not isinstance(image, list) or not isinstance(mask, list) or not image or len(image) != len(mask):
+        return []
+    if not all(isinstance(one, str) and is_image(one) for one in image):
+        return []
+    if not all(isinstance(one, str) and _is_mask(one) for one in mask):
+        return []
+    return [["image", "mask"], *([str(left), str(right)] for left, right in zip(image, mask, strict=True))]
+
+
+def _without_comments(path: Path) -> list[str]:
+    """The lines of a list without comments, which begin with a hash; that of a header is taken off."""
+    lines = read_text(path, MAX_BYTES).splitlines()
+    if not any(line.lstrip().startswith("#") for line in lines):
+        return lines
+    kept: list[str] = []
+    body = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    for line in lines:
+        bare = line.lstrip().removeprefix("#").strip()
+        first = re.split(r"[,;|\t]", line.strip())[0].strip()
+        if not line.lstrip().startswith("#"):
+            kept.append(line)
+        elif not kept and _is_header(bare, body):
+            kept.append(bare)
+        elif Path(path.parent, first).exists() or Path(path.parent, first.split()[0]).exists():
+            kept.append(line)  # a file whose name begins so
+    return kept
+
+
+def _beside(path: Path, rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The pairs of two lists, ``train_images.txt`` and ``train_masks.txt``, line by line; [] without the other."""
+    if len(rows) < 2 or not all(len(row) == 1 and is_image(row[0]) for row in rows):
+        return []
+    for word, others in _LISTS.items():
+        match = re.search(rf"(?i)(?<![a-z]){word}(?![a-z])", path.stem)
+        for other in others if match is not None else ():
+            assert match is not None
+            partner = path.with_name(path.stem[: match.start()] + other + path.stem[match.end() :] + path.suffix)
+            if not partner.is_file():
+                continue
+            masks = _rows("\n".join(_without_comments(partner)))
+            if len(masks) == len(rows) and all(len(row) == 1 and _is_mask(row[0]) for row in masks):
+                return [[image[0], mask[0]] for image, mask in zip(rows, masks, strict=True)]
+    return []
+
+
+def _order_doubt(path: Path) -> list[Problem]:
+    """A warning where two lists hold the same names in another order, and are read line by line."""
+    if path.suffix.lower() in JSON_ENDINGS:
+        return []
+    pairs = _beside(path, _rows("\n".join(_without_comments(path))))
+    names = [(stem(os.path.basename(image)), stem(os.path.basename(mask))) for image, mask in pairs]
+    wrong = [f"{image} with {mask}" for (image, mask), (left, right) in zip(pairs, names, strict=True) if left != right]
+    if not wrong or {left for left, _ in names} != {right for _, right in names}:
+        return []
+    message = f"{path.name} and the list of masks hold the same names in another order, and are paired line by line"
+    fix = "order the lists alike, or remove them: images and masks of equal names pair without a list"
+    return [Problem("warning", "masks guessed", f"{message}: {wrong[0]}", tuple(wrong), fix)]
+
+
+_LISTS = {"images": ("masks", "labels", "annotations", "gts", "gt", "targets"),
+          "image": ("mask", "label", "annotation", "gt", "target"),
+          "imgs": ("masks", "labels", "anns", "gts", "gt"), "img": ("mask", "label", "ann", "gt")}  # fmt: skip
 
 
 def _rows(text: str) -> list[list[str]]:
@@ -236,6 +324,7 @@ def open_pairs(tree: Tree) -> Dataset:
             no_image += [mask] if mask is not None else []
         else:
             found.append((image, mask, line.split))
+    problems += [doubt for path in lists for doubt in _order_doubt(path)]
     rows = len(found)
     found = list(dict.fromkeys(found))
     if len(found) < rows:

@@ -118,6 +118,22 @@ def refuse_coded_objects(values: Sequence[int], where: Path) -> None:
     )
 
 
+def refuse_spread(values: Sequence[int], where: Path) -> None:
+    """LabelError where values above 255 are others of the values times 257: 8 bits that a tool spread over 16."""
+    high = [value for value in values if value > 255]
+    low = set(values) - set(high)
+    if not high or set(values) <= {0, 255, 65535} or not all(v % 257 == 0 and v // 257 in low for v in high):
+        return
+    raise LabelError(
+        "some masks hold the values of others times 257: spread from 8 to 16 bits, or more classes?",
+        expected="one coding for all masks",
+        found=", ".join(f"{value // 257} and {value}" for value in high[:4]),
+        where=where,
+        fix="if they were spread, divide them: Image.fromarray((mask // 257).astype(numpy.uint8)); if they are classes "
+        "of their own, name every value in classes.csv (id,name)",
+    )
+
+
 def refuse_mixed_binary(sets: dict[frozenset[int], int], where: Path) -> None:
     """LabelError where some masks hold 0 and 1, others 0 and 255 (or 128), and none holds two of those."""
     if not sets or not set().union(*sets) <= FOREGROUNDS:

@@ -210,6 +210,8 @@ def open_labelme(tree: Tree) -> Dataset:
     )
     used = {image for _, _, image in found}
     lone = [path for paths in beside.values() for path in paths if path not in used]
+    lone, doubt = _apart(tree, lone, used)
+    problems = [*problems, *doubt]
     ids = unique_ids([(relative, path.stem, ".json") for relative, path, _ in found])
     records = [Record(name, image, None, path) for name, (_, path, image) in zip(ids, found, strict=True)]
     given: dict[str, list[Record]] = {}
@@ -246,6 +248,22 @@ def open_labelme(tree: Tree) -> Dataset:
         problems=[*pairing_problems(lone, []), *problems, *choice.problems, *boxes, *mask_value_histogram.problems()],
         unpaired_images=tuple(lone),
     )
+
+
+def _apart(tree: Tree, lone: list[Path], used: set[Path | None]) -> tuple[list[Path], list[Problem]]:
+    """(the files without shapes that are no masks, a warning that names the masks of the same images)."""
+    shown = {composed(path.stem) for path in used if path is not None}
+    masks = [
+        path
+        for path in lone
+        if composed(path.stem) in shown and describe_folder(path.parent.relative_to(tree.root).as_posix())[0] == "mask"
+    ]
+    if not masks:
+        return lone, []
+    folders = ", ".join(dict.fromkeys(path.parent.relative_to(tree.root).as_posix() for path in masks))
+    message = f"the images have masks as well ({counted(len(masks), 'file')} in {folders}): the labelme JSONs are read"
+    fix = "--format folder reads the masks; or move away what does not hold"
+    return [path for path in lone if path not in set(masks)], [Problem("warning", "masks guessed", message, (), fix)]
 
 
 @dataclass

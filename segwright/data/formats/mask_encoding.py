@@ -23,6 +23,7 @@ from segwright.data.formats.encoding_doubts import (
     refuse_object_colors,
     refuse_objects,
     refuse_shifted,
+    refuse_spread,
     refuse_swapped_channels,
     refuse_unnamed_zero,
 )
@@ -245,6 +246,7 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         return _by_list(seen, classes, f"{scope} hold {listed}")
     refuse_objects(seen.objects, where)
     if values[-1] > 255:
+        refuse_spread(values, where)
         refuse_coded_objects(values, where)
     if values[-1] <= 255 and (levels := levels_between(seen.values)):
         raise LabelError(

@@ -126,7 +126,7 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
 
 def pair_files(tree: Tree) -> Pairing:
     """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
-    found = _paired(tree)
+    found = _with_arrays(tree, _paired(tree))
     used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
     left: dict[str, list[NamedFile]] = {}
     endings: list[NamedFile] = []
@@ -144,6 +144,24 @@ def pair_files(tree: Tree) -> Pairing:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
     return found
+
+
+def _with_arrays(tree: Tree, found: Pairing) -> Pairing:
+    """The pairing with arrays in mask folders for images that have no mask file: half PNG, half NumPy."""
+    if found.guessed or found.rivals or not found.paired or found.paired == len(found.pairs):
+        return found
+    arrays = [
+        item
+        for item in list_items(tree, arrays=True)
+        if not is_image(item.name) and describe_folder(item.folder)[0] == "mask"
+    ]
+    if not arrays:
+        return found
+    images = [image for image, _ in found.pairs]
+    more = pair([*images, *(mask for _, mask in found.pairs if mask is not None), *found.lone_masks, *arrays])
+    if more.collisions or more.paired <= found.paired or len(more.pairs) != len(found.pairs):
+        return found
+    return replace(more, unread=found.unread)
 
 
 def _paired(tree: Tree) -> Pairing:

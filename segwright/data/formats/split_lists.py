@@ -233,6 +233,9 @@ def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _
     meant = [index.find(line) for line in lines]
     kept = [record for one in meant if isinstance(one, list) for record in one]
     fitting = sum(isinstance(one, list) for one in meant)
+    if not lines and not quiet and split in ("train", "val"):
+        message = f"{name} names no image: there is no split {split}"
+        found.problems.append(Problem("warning", "list not read", message, (str(path),), "fill or remove it"))
     if not lines or fitting < 0.5 * len(lines):
         if lines and not quiet:
             message = f"{name} is not used: {fitting} of its {len(lines)} lines name an image"

@@ -288,22 +288,31 @@ def _named(data: Any) -> dict[Any, Any] | None:
 def _others_differ(
     tree: Tree, folders: list[tuple[str, Folder]], named: Mapping[Any, Any], used: Path
 ) -> list[Problem]:
-    """A warning where another YAML beside the data names a number differently."""
-    for path in _yamls(tree, folders):
+    """A warning where another YAML or list beside the data names a number differently."""
+    at = [tree.folder(folder) for folder in _above(folders)]
+    lists = [listed for one in [*at, *(one for _, one in folders)] if (listed := find_class_list([one], CLASS_FILES))]
+    for path in dict.fromkeys([*_yamls(tree, folders), *lists]):
         if path == used:
             continue
         try:
-            other = _named(load_yaml(read_text(path, MAX_YAML)))
+            if path.suffix.lower() in (".yaml", ".yml"):
+                other = _named(load_yaml(read_text(path, MAX_YAML)))
+            else:
+                other = {entry.value: entry.name for entry in read_class_list(path).entries}
         except (DataError, ValueError, yaml.YAMLError, RecursionError):
             continue
         number = next((key for key in named if other and key in other and str(other[key]) != str(named[key])), None)
         if other is not None and number is not None:
-            message = (
-                f"{used.name} calls class {number} {named[number]}, {path.name} {other[number]}: {used.name} is used"
-            )
-            fix = "remove the YAML that does not hold"
+            mine, others = _from_root(tree, used), _from_root(tree, path)
+            message = f"{mine} calls class {number} {named[number]}, {others} {other[number]}: {mine} is used"
+            fix = "remove the file that does not hold"
             return [Problem("warning", "classes guessed", message, (str(used), str(path)), fix)]
     return []
+
+
+def _from_root(tree: Tree, path: Path) -> str:
+    """A file's path below the root, else its name."""
+    return path.relative_to(tree.root).as_posix() if path.is_relative_to(tree.root) else path.name
 
 
 def _count_differs(data: Mapping[str, Any], count: int, path: Path) -> list[Problem]:
