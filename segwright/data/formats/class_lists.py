@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 
 from segwright.core.errors import DataError, LabelError
@@ -93,7 +94,8 @@ def choose(
             ids = {entry.value for entry in found.entries}
             if not values <= ids:  # 255 is an id of that column alone
                 found = other
-                problems.append(_read_by_train_ids(path))
+                either = values - {IGNORE_INDEX} <= ids
+                problems.append(replace(_read_by_train_ids(path), severity="warning" if either else "note"))
             elif any(one not in found.entries for one in other.entries if one.value in values):
                 problems.append(_either_ids(path))
         if is_known:

@@ -14,7 +14,7 @@ from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Ledger, fill_name
 from segwright.data.annotations.sparse import Choice, LabelRule, PointCount, Reading, box_choices, choose_reading
-from segwright.data.formats.base import sort_splits, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, sort_splits, unique_ids
 from segwright.data.formats.coco_categories import Classes, category_name, spell_id
 from segwright.data.formats.coco_reader import CocoReader, ObjectAnnotations, Panoptic
 from segwright.data.formats.coco_shapes import Weak, box_of, is_crowd, visible_points, whole, why_not_drawn
@@ -308,8 +308,10 @@ class CocoRecords:
         splits: dict[str, dict[Path, None]] = {}
         for path in records:
             for entry in claims[path]:
-                if entry.file.split is not None:
-                    splits.setdefault(entry.file.split, {})[path] = None
+                stated = entry.image.get("split", entry.image.get("subset"))
+                split = entry.file.split or SPLIT_NAMES.get(str(stated).lower())
+                if split is not None:
+                    splits.setdefault(split, {})[path] = None
         given = {split: [records[path] for path in paths] for split, paths in splits.items()}
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}

@@ -20,7 +20,7 @@ from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_references import MISSING_KINDS, Reference, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
-from segwright.data.formats.folder_roles import Role, describe_folder
+from segwright.data.formats.folder_roles import Role, describe_folder, is_rendering
 from segwright.data.formats.mask_encoding import infer_encoding
 from segwright.data.formats.name_parts import split_of_part
 from segwright.data.mask_files import ARRAY_ENDINGS
@@ -129,6 +129,8 @@ def _is_header(line: str, body: str) -> bool:
 def _columns(found: Mapping[str, object]) -> list[list[str]]:
     """The pairs of ``{"a.jpg": "a.png"}``, or of two lists (``{"images": […], "masks": […]}``); [] for others."""
     flat = [(key, value) for key, value in found.items() if isinstance(value, str)]
+    if any(is_rendering(os.path.dirname(value.replace("\\", "/"))) for _, value in flat):
+        return []  # previews of the images
     if flat and len(flat) == len(found) and all(is_image(key) and _is_mask(value) for key, value in flat):
         return [["image", "mask"], *([key, value] for key, value in flat)]
     image = next((found[name] for name in IMAGE_COLUMNS if name in found), None)
@@ -259,11 +261,22 @@ def _lists(tree: Tree) -> list[Path]:
         pairs = [
             (_resolve(tree, path, line.image, "image"), _resolve(tree, path, line.mask or "", "mask")) for line in lines
         ]
+        if all(_are_images(image, mask) for image, mask in pairs):
+            continue  # a list of images with several to a line
         there = sum(image is not None and mask is not None for image, mask in pairs)
         if there and (not ids or 2 * there >= len(lines)):
             found.append(path)
     tree.memo["lists"] = found
     return found
+
+
+def _are_images(image: Path | None, mask: Path | None) -> bool:
+    """Whether both files of a pair are photos of one folder of images: a mask is no JPEG there."""
+    if image is None or mask is None or image.parent != mask.parent or image == mask:
+        return False
+    jpegs = all(path.suffix.lower() in (".jpg", ".jpeg") for path in (image, mask))
+    named = re.search(rf"^{re.escape(image.stem)}[_\-. ]|[_\-. ]{re.escape(image.stem)}$", mask.stem)  # x_mask.jpg
+    return jpegs and describe_folder(image.parent.name)[0] == "image" and named is None
 
 
 def _are_classes(lines: Sequence[Line]) -> bool:

@@ -48,7 +48,7 @@ _MEASUREMENTS = frozenset({"depth", "depths", "disparity", "disparities", "norma
 _RENDERED = frozenset({"overlay", "overlays", "overlaid", "visualization", "visualizations", "visualisation",
                        "visualisations", "viz", "blend", "blended", "preview", "previews", "thumbnail",
                        "thumbnails", "thumbs", "prediction", "predictions", "predicted", "preds", "pred"})  # fmt: skip
-_RENDERED_ENDING = re.compile(rf"(?i)(.+?)[_\-. ](?:{'|'.join(sorted(_RENDERED))})")
+_RENDERED_ENDING = re.compile(rf"(?i)(.+?)[_\-. ](?:{'|'.join(sorted({*_RENDERED, 'vis'}))})")
 _WORDS_IN_NAMES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 

@@ -54,7 +54,7 @@ def listed_splits(
     """
     tree.memo["split lists"] = True
     index = _NameIndex(tree, records)
-    problems: list[Problem] = []
+    problems: list[Problem] = _excluded(tree, index)
     used: _Lists | None = None
     for folder in LIST_FOLDERS:
         found = _lists_of(tree.folder(folder), folder, records, index)
@@ -92,6 +92,7 @@ def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_
         for name in names if len(names) <= MOST_TABLES else []:
             table = read_table(Path(listing.path, name))
             if table is None:
+                problems += _not_understood(Path(listing.path, name))
                 continue
             found = _table(table, records, index)
             problems += [] if found.given else found.problems
@@ -106,6 +107,43 @@ def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_
         fix = "write the splits that are meant to train.txt, val.txt and test.txt in the root"
         problems.append(Problem("warning", "several split lists", message, others, fix))
     return best, problems
+
+
+def _not_understood(path: Path) -> list[Problem]:
+    """A warning of a table that is called one of splits and states none that is known."""
+    if path.suffix.lower() not in (".csv", ".tsv") or "split" not in _words(path.stem):
+        return []
+    message = f"{path.name} is not used for the splits: no column of it states train, val or test"
+    fix = "write columns name,split with the words train, val and test; or remove it"
+    return [Problem("warning", "list not read", message, (str(path),), fix)]
+
+
+def _excluded(tree: Tree, index: _NameIndex) -> list[Problem]:
+    """A warning of a list that by its name takes images out: they are read all the same."""
+    problems = []
+    listing = tree.folder()
+    for name in listing.files:
+        if not name.lower().endswith((".txt", ".lst")) or not set(_words(os.path.splitext(name)[0])) & _OUT:
+            continue
+        try:
+            lines = _first_columns(Path(listing.path, name), most=100_000)
+        except DataError:
+            continue
+        named = sum(map(index.has_name, lines))
+        if lines and 2 * named >= len(lines):
+            message = f"{name} names {named} images, which are read all the same"
+            fix = "if it takes them out, move those images and their masks away; else rename the list"
+            problems.append(Problem("warning", "list not read", message, (str(Path(listing.path, name)),), fix))
+    return problems
+
+
+_OUT = frozenset({"exclude", "excluded", "excludes", "blacklist", "blacklisted", "blocklist", "skip", "skipped",
+                  "ignore", "ignored", "bad", "broken", "corrupt", "corrupted", "rejected", "removed"})  # fmt: skip
+
+
+def _words(name: str) -> list[str]:
+    """The words of a file's name."""
+    return [word for word in re.split(r"[^a-z]+", name.lower()) if word]
 
 
 def _parts(listing: Folder, names: Sequence[str], records: Sequence[Record], index: _NameIndex) -> list[_Lists]:
@@ -227,7 +265,10 @@ def _lists_of(
 def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
     """Add the images of one list, or the finding that it fits none."""
     name = path.name
-    lines = [line for line in lines if not index.is_comment(line)]
+    lines = [line for line in lines if not index.is_comment(line, lines)]
+    cells = _cells(lines[0]) if len(lines) == 1 else []
+    if 2 * sum(map(index.has_name, cells)) > len(cells):
+        lines = cells
     words = [[line] if index.has_name(line) else line.replace(",", " ").split()[:1] for line in lines]
     lines = [word for first in words for word in first]  # an entry of a table may be empty
     meant = [index.find(line) for line in lines]
@@ -340,14 +381,20 @@ class _NameIndex:
         return "%" in line and unquote(line) != line and self.has_name(unquote(line))
 
     @cached_property
-    def has_hashes(self) -> bool:
-        """Whether a file or a folder here begins with a hash, which begins a comment elsewhere."""
+    def first_letters(self) -> frozenset[str]:
+        """What the names of the files and folders here begin with."""
         paths = (path for record in self.records for path in (record.image_path, record.mask_path) if path is not None)
-        return any(part.startswith("#") for path in paths for part in self._parts(path))
+        return frozenset(part[:1] for path in paths for part in self._parts(path))
 
-    def is_comment(self, line: str) -> bool:
-        """Whether a line is a comment, an image that somebody took out with a hash among them."""
-        return line.startswith("#") and not self.has_hashes
+    def is_comment(self, line: str, lines: Sequence[str]) -> bool:
+        """Whether a line is a comment, an image that somebody took out among them: ``#``, and ``;`` or ``//`` of some.
+
+        Windows' addresses of other machines (``//server/x.jpg``) begin all lines alike.
+        """
+        if line.startswith("#"):
+            return "#" not in self.first_letters
+        mark = next((mark for mark in (";", "//") if line.startswith(mark)), None)
+        return mark is not None and mark[0] not in self.first_letters and not all(x.startswith(mark) for x in lines)
 
     def find(self, line: str) -> list[Record] | Literal["several"] | None:
         """The records that a line means; "several" where it may be one of some."""
@@ -402,5 +449,16 @@ def _first_columns(path: Path, most: int) -> list[str]:
             "a list of more lines than any list of these images",
             expected=f"at most {most} lines", found=f"{count} lines", where=path, fix="correct or remove it",
         )  # fmt: skip
-    rows = [(line.strip(), line.replace(",", " ").split()) for line in text.splitlines()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and _cells(lines[0]):
+        return [lines[0].replace("\\", "/")]
+    lines = [line[1:-1].strip() if line[0] in "\"'" and line[-1] == line[0] else line for line in lines]
+    rows = [(line, line.replace(",", " ").split()) for line in lines]
     return [(row[0] if is_image(row[0]) else whole).replace("\\", "/") for whole, row in rows if row]
+
+
+def _cells(line: str) -> list[str]:
+    """All names of a list in one line (``0.jpg, 1.jpg`` or ``['0.jpg', '1.jpg']``); [] for any other line."""
+    parts = [part.strip().strip("\"'") for part in line.strip("[]()").split(",")]
+    kinds = {is_image(part) for part in parts}
+    return parts if len(parts) > 1 and all(parts) and len(kinds) == 1 else []

@@ -92,6 +92,12 @@ def read_part(path: Path, split: str) -> SplitTable | None:
 
 
 def _rows(text: str, *, plain: bool) -> list[list[str]]:
+    lines = text.splitlines()
+    while len(lines) > 1 and lines[0].startswith("#"):  # comments; of a header its hash is taken off
+        bare = lines[0].lstrip("# ")
+        delimiter = max(",;\t|", key=lines[1].count)
+        lines = [bare, *lines[1:]] if 0 < bare.count(delimiter) == lines[1].count(delimiter) else lines[1:]
+    text = "\n".join(lines)
     first = text.partition("\n")[0]
     delimiter = max(",;\t|", key=first.count)
     if not first.count(delimiter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,96 @@ def test_a_class_list_among_the_labels_of_yolo_that_differs_from_the_yaml(tmp_pa
     write(tmp_path / "train/labels/classes.txt", "dog\ncat\n")
     message = "data.yaml calls class 0 cat, train/labels/classes.txt dog: data.yaml is used"
     assert [p.message for p in open_dataset(tmp_path).problems] == [message]
+
+
+def six(root: Path) -> None:
+    for i in range(6):
+        make_image(root / f"images/{i}.jpg", seed=i)
+        mask(root / f"masks/{i}.png", [0, 1, 2])
+
+
+def splits(data: Dataset) -> dict[str, list[str]]:
+    return {split: [r.image_path.stem for r in found if r.image_path] for split, found in data.given.items()}
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("0,1,2\n", "4, 5"),
+        ("images/0.jpg, images/1.jpg, images/2.jpg", "images/4.jpg,images/5.jpg"),
+        ("['0.jpg', '1.jpg', '2.jpg']\n", '["4.jpg", "5.jpg"]\n'),
+        ('"0.jpg"\n"1.jpg"\n"2.jpg"\n', "'4'\n'5'\n"),
+        ("// train\n0\n1\n2\n//3\n", "; val\n4\n5\n"),
+        ("images/0.jpg\n;images/3.jpg\nimages/1.jpg\nimages/2.jpg\n", "//images/3.jpg\nimages/4.jpg\nimages/5.jpg\n"),
+        ("//server/share/0.jpg\n//server/share/1.jpg\n//server/share/2.jpg\n", "4\n5\n"),
+    ],
+)
+def test_lists_in_one_line_with_quotes_and_with_comments(tmp_path: Path, train: str, val: str) -> None:
+    six(tmp_path)
+    write(tmp_path / "train.txt", train)
+    write(tmp_path / "val.txt", val)
+    data = open_dataset(tmp_path)
+    assert splits(data) == {"train": ["0", "1", "2"], "val": ["4", "5"]}
+    assert not [p for p in data.problems if p.severity != "note"]
+
+
+@pytest.mark.parametrize("name", ["Oslo, {}", "site, block, {}"])
+def test_a_list_of_one_name_with_commas(tmp_path: Path, name: str) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"images/{name.format(i)}.jpg", seed=i)
+        mask(tmp_path / f"masks/{name.format(i)}.png", [0, 1])
+    write(tmp_path / "train.txt", "".join(f"{name.format(i)}\n" for i in range(3)))
+    write(tmp_path / "val.txt", f"{name.format(3)}\n")
+    assert splits(open_dataset(tmp_path))["val"] == [name.format(3)]
+
+
+@pytest.mark.parametrize("name", ["exclude.txt", "bad_images.txt"])
+def test_a_list_that_takes_images_out_is_a_warning(tmp_path: Path, name: str) -> None:
+    six(tmp_path)
+    write(tmp_path / name, "3.jpg\n4.jpg\n")
+    assert [p.message for p in open_dataset(tmp_path).problems] == [
+        f"{name} names 2 images, which are read all the same"
+    ]
+    write(tmp_path / name, "somebody's notes\n")
+    assert not open_dataset(tmp_path).problems
+
+
+def test_tables_of_splits_with_comments_and_in_another_language(tmp_path: Path) -> None:
+    six(tmp_path)
+    rows = "".join(f"{i}.jpg,{'train' if i < 4 else 'val'}\n" for i in range(6))
+    for head in ("# by hand\nname,split\n", "# name,split\n"):
+        write(tmp_path / "split.csv", head + rows)
+        data = open_dataset(tmp_path)
+        assert splits(data) == {"train": ["0", "1", "2", "3"], "val": ["4", "5"]} and not data.problems
+    write(tmp_path / "split.csv", "Datei;Teil\n" + "".join(f"{i}.jpg;Lernen\n" for i in range(6)))
+    assert ["split.csv is not used" in p.message for p in open_dataset(tmp_path).problems] == [True]
+
+
+def test_splits_that_a_coco_json_states_for_each_image(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(3)]
+    for i, name in enumerate(names):
+        make_image(tmp_path / name, seed=i)
+    coco(tmp_path, names)
+    data = json.loads((tmp_path / "coco.json").read_text())
+    for image, split in zip(data["images"], ["train", "train", "val"], strict=True):
+        image["split"] = split
+    write(tmp_path / "coco.json", data)
+    assert splits(open_dataset(tmp_path)) == {"train": ["0", "1"], "val": ["2"]}
+
+
+def test_previews_in_a_json_are_no_masks(tmp_path: Path) -> None:
+    six(tmp_path)
+    for i in range(6):
+        make_image(tmp_path / f"thumbs/{i}.png", seed=i)
+    write(tmp_path / "thumbs.json", {f"{i}.jpg": f"thumbs/{i}.png" for i in range(6)})
+    data = open_dataset(tmp_path)
+    assert data.format == "folder" and pairs(data) == {str(i): str(i) for i in range(6)}
+
+
+def test_a_drawing_of_a_mask_beside_it(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"{i}.jpg", seed=i)
+        mask(tmp_path / f"{i}_mask.png", [0, 1, 2])
+        make_image(tmp_path / f"{i}_mask_vis.png", seed=i)
+    data = open_dataset(tmp_path)
+    assert pairs(data) == {str(i): f"{i}_mask" for i in range(4)} and not data.problems
