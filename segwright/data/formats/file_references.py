@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,6 +297,9 @@ def _common_end(left: list[str], right: list[str]) -> int:
     return count
 
 
+_UPLOADED = re.compile(r"^data/upload/\d+/")  # where Label Studio stores what was uploaded: nobody has that folder
+
+
 def _problems(
     references: Sequence[Reference], result: Resolution, root: Path, noun: Noun, index: FileIndex
 ) -> list[Problem]:
@@ -305,7 +309,7 @@ def _problems(
             (references[number].name, os.path.relpath(result.paths[number] or root, root)) for number in result.loose
         ]
         shown = "; ".join(f"{name} → {path}" for name, path in pairs[:SHOWN])
-        sure = all(path.endswith(composed(name).lstrip("./")) for name, path in pairs)
+        sure = all(path.endswith(_UPLOADED.sub("", composed(name).lstrip("./"))) for name, path in pairs)
         problems.append(
             Problem(
                 "note" if sure else "warning",

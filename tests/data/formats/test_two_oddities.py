@@ -287,3 +287,19 @@ def test_a_drawing_of_a_mask_beside_it(tmp_path: Path) -> None:
         make_image(tmp_path / f"{i}_mask_vis.png", seed=i)
     data = open_dataset(tmp_path)
     assert pairs(data) == {str(i): f"{i}_mask" for i in range(4)} and not data.problems
+
+
+@pytest.mark.parametrize(("address", "severity"), [("/data/upload/3/{}.jpg", "note"), ("/photos/3/{}.jpg", "warning")])
+def test_uploads_of_label_studio_are_expected_elsewhere(tmp_path: Path, address: str, severity: str) -> None:
+    outline = {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["cat"]}
+    shape = {"type": "polygonlabels", "original_width": 16, "original_height": 12, "value": outline}
+    facts = {"id": "a", "from_name": "label", "to_name": "image", "image_rotation": 0}
+    for i in range(2):
+        make_image(tmp_path / f"images/{i}.jpg", seed=i)
+    tasks = [
+        {"id": i, "data": {"image": address.format(i)}, "annotations": [{"id": i, "result": [{**shape, **facts}]}]}
+        for i in range(2)
+    ]
+    write(tmp_path / "project.json", tasks)
+    problems = open_dataset(tmp_path).problems
+    assert [(p.kind, p.severity) for p in problems] == [("file found by a looser match", severity)]
