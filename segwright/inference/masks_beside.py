@@ -22,8 +22,8 @@ LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 def without_masks(root: Path, files: Sequence[Path]) -> tuple[list[Path], str]:
     """The files without those of mask folders, and a note on these, empty if there are none.
 
-    A folder holds masks if its name has a word for masks, most of its files have the name of an image in a folder of another kind,
-    and those that are looked at are lossless and have few colors. ``root`` itself is never one.
+    A folder holds masks if its name has a word for them, most of its files have the name of an image in a folder of
+    another kind, and those that are looked at are lossless and have few colors. ``root`` itself is never one.
     """
     by_folder: dict[str, list[Path]] = {}
     for path in files:
