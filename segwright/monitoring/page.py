@@ -26,7 +26,7 @@ GROUPS = (  # of series, in the order of the page
 )
 # Of a time axis, by its span in seconds
 FORMATS = ((600, "%H:%M:%S"), (36 * 3600, "%H:%M"), (90 * 86400, "%d %b"), (math.inf, "%b %Y"))
-METHODS = {"soft": "soft IoU", "atc": "ATC", "doc": "difference of confidences"}  # of ``others``, for readers
+METHODS = {"soft": "soft IoU", "atc": "ATC", "doc": "confidence change"}  # of ``others``, for readers
 
 
 def write_monitor_page(path: str | Path, result: MonitorResult, *, command: str = "") -> Path:

@@ -67,7 +67,7 @@ def test_minutes_have_seconds_and_methods_have_names(tmp_path: Path) -> None:
     assert estimate is not None
     named = dataclasses.replace(result, estimate=dataclasses.replace(estimate, others={"atc": 0.5, "doc": 0.6}))
     page = monitor_page(named)
-    assert ">ATC<" in page and "difference of confidences" in page and ">doc<" not in page
+    assert ">ATC<" in page and "confidence change" in page and ">doc<" not in page
 
 
 def test_an_empty_journal() -> None:
