@@ -31,7 +31,7 @@ from segwright.core.progress import literal
 if TYPE_CHECKING:
     from segwright.evaluation.evaluation import Evaluation
 
-CONVENTIONS = "torchvision, mmseg, smp, torchmetrics, cityscapes, voc, ultralytics"
+CONVENTIONS = "torchvision, mmseg, smp, torchmetrics, cityscapes, voc, ultralytics, semseg, per-image"
 
 
 def corruptions() -> list[str]:

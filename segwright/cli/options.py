@@ -38,7 +38,7 @@ Json = Annotated[
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="Of the dataset: train, val, test or its own name.")
+    str | None, typer.Option("--split", metavar="NAME", help="Of the dataset: train, val, test, all or its own name.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")]
 EightBit = Annotated[

@@ -41,6 +41,8 @@ def tune_post(
     screen = console()
     screen.print(tuning_table(result.trials, result.baseline_miou))
     screen.print(result.summary, markup=False, soft_wrap=True)
+    if result.kept and not keep:
+        screen.print("The model stays as it was, because of --no-save.")
     write_result(json, result.to_json())
 
 

@@ -405,7 +405,8 @@ class Dataset:
             expected=name,
             found=", ".join(f"{split.name} ({len(split)})" for split in splits.values()) or "no split",
             where=self.root,
-            fix="name one of those with --split, or put the images into folders train, val and test",
+            fix="put the images into folders train, val and test, or list them in train.txt and val.txt; "
+            "where the command has --split, it takes one of those found",
         )
 
     def __len__(self) -> int:

@@ -228,6 +228,9 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         console.print(literal(sentence), soft_wrap=True)
     for one in comparison.disagreements[:SHOWN_DISAGREEMENTS]:
         console.print(literal(_disagreement_line(one)), soft_wrap=True)
+    hidden = len(comparison.disagreements) - SHOWN_DISAGREEMENTS
+    if hidden > 0:
+        console.print(f"… and {counted(hidden, 'image')} more: --html FILE shows them")
 
 
 def _costs_table(comparison: Comparison) -> Table:

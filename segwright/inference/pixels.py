@@ -14,7 +14,9 @@ def check_image(image: UInt8Array) -> UInt8Array:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise ModelError(
-            "an image is uint8 height×width×channels, at least one pixel", found=f"{image.dtype} {image.shape}"
+            "an image is uint8 height×width×channels, at least one pixel",
+            found=f"the text {str(image)!r}" if image.dtype.kind == "U" else f"{image.dtype} {image.shape}",
+            fix="a file is read by the predictor itself: predictor(PATH)" if image.dtype.kind in "UO" else None,
         )
     return image
 

@@ -20,6 +20,7 @@ from segwright.core.globs import literal_folders
 from segwright.data.archives import is_archive, unpacked
 from segwright.imageio import EXTENSIONS
 from segwright.inference.ledger import stamp_of
+from segwright.inference.masks_beside import without_masks
 from segwright.inference.origins import Origin, archive_members, remote_files, spooled
 from segwright.inference.outputs import MANIFEST, OUTPUT_TAGS, read_manifest
 from segwright.inference.videos import VIDEO_EXTENSIONS, Live, frame_count, is_video, live_address
@@ -88,9 +89,9 @@ def open_source(source: str | Path) -> Source:
 def open_sources(sources: Sequence[str | Path]) -> Source:
     """Open several sources, each file once; UsageError or DataError if one of them matches nothing.
 
-    A source is a file, a folder (searched recursively; hidden files, training runs and earlier predictions are
-    skipped), a glob, a tar of images, a video, a camera (its number) or stream (rtsp://…), ``-`` for standard input, or
-    a URL of fsspec. The name of an existing file is never taken as anything else.
+    A source is a file, a folder (searched recursively; hidden files, training runs, earlier predictions and the masks
+    of a dataset are skipped), a glob, a tar of images, a video, a camera (its number) or stream (rtsp://…), ``-`` for
+    standard input, or a URL of fsspec. The name of an existing file is never taken as anything else.
     """
     if not sources:
         raise UsageError("nothing to predict", expected="an image, a folder, a glob or a video", found="no source")
@@ -273,6 +274,9 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         notes.append(f"{videos} videos in the folder are skipped; give a video by its own path")
     if tars:
         notes.append(f"{tars} tars in the folder are skipped; give a tar by its own path, or a glob of them")
+    files, masks = without_masks(folder, sorted(files))
+    if masks:
+        notes.append(masks)
     return tuple(sorted(files)), tuple(notes)
 
 

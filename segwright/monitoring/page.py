@@ -24,7 +24,9 @@ GROUPS = (  # of series, in the order of the page
     ("confidence", "Confidence", ""),
     ("image", "The images themselves", ""),
 )
-FORMATS = ((36 * 3600, "%H:%M"), (90 * 86400, "%d %b"), (math.inf, "%b %Y"))  # of a time axis, by its span in seconds
+# Of a time axis, by its span in seconds
+FORMATS = ((600, "%H:%M:%S"), (36 * 3600, "%H:%M"), (90 * 86400, "%d %b"), (math.inf, "%b %Y"))
+METHODS = {"soft": "soft IoU", "atc": "ATC", "doc": "confidence change"}  # of ``others``, for readers
 
 
 def write_monitor_page(path: str | Path, result: MonitorResult, *, command: str = "") -> Path:
@@ -202,7 +204,7 @@ def _estimate(r: MonitorResult) -> dict[str, Any] | None:
         if one is not None and one.images != e.images:
             rows.append((title, one.miou, one.low, one.high))
     rows += [("measured, held-out", e.reference, math.nan, math.nan)]
-    rows += [(name, value, math.nan, math.nan) for name, value in e.others.items()]
+    rows += [(METHODS.get(name, name), value, math.nan, math.nan) for name, value in e.others.items()]
     names, values, lows, highs = zip(*rows, strict=True)
     chart = reports.interval_chart(
         names, [100 * v for v in values], [100 * v for v in lows], [100 * v for v in highs], x_label="mean IoU, %"

@@ -93,6 +93,18 @@ def test_the_figure_of_8_bit_images_under_a_deep_model(places: tuple[Path, Path]
     assert scaled[20:40, 20:60].mean() > 20 and not np.array_equal(scaled, raw)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_winner_that_is_not_saved_is_named_as_that(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    model, data = places
+    found = api.tune_postprocessing(model, data, split="val", keep=False, minutes=0.01)
+    monkeypatch.setattr(api, "tune_postprocessing", lambda *_, **__: replace(found, kept=kept))
+    shown = run("tune-post", model, data, "--no-save").output
+    assert ("because of --no-save" in shown) == kept
+    assert "because of --no-save" not in run("tune-post", model, data).output
+
+
 def test_tune_post_by_the_command_line(places: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = places
     before = (model / "model.json").read_text()

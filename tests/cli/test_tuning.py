@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,18 @@ def segwright(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_street_scenes(tmp_path_factory.mktemp("street"), train=12, val=3, test=0, size=(64, 96))
+
+
+@pytest.mark.parametrize("name", ["lr-range", "tune", "train"])
+def test_a_refused_dataset_names_an_option_that_the_command_has(scenes: Path, tmp_path: Path, name: str) -> None:
+    bad = Path(shutil.copytree(scenes, tmp_path / "bad"))
+    next(bad.glob("images/train/*")).write_bytes(b"")
+    command = [sys.executable, "-m", "segwright", "--errors", "text", name, str(bad), "--out", str(tmp_path / "out")]
+    command += [] if name == "lr-range" else ["--minutes", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert ("--set data.skip_bad=true" in done.stderr) == (name != "train"), done.stderr
+    assert ("--skip-bad" in done.stderr) == (name == "train")
 
 
 def test_an_option_is_taken_out_in_both_spellings() -> None:

@@ -330,6 +330,10 @@ def test_terminal_and_page_show_it_all() -> None:
         "100 % of the pixels differ",
     ):
         assert words in text
+    assert "… and" not in text
+    screen = io.StringIO()
+    render_comparison(compared(disagreements=[apart] * 7), Console(file=screen, width=100))
+    assert "… and 2 images more" in screen.getvalue()
     page = comparison_page(found, command="segwright compare")
     for words in ("Where the models differ most", "ms per image", "only old right 100 %", "data:image/webp",
                   "Differences of the classes", "IoU minus that of old, points"):  # fmt: skip

@@ -146,6 +146,13 @@ class Broken(Colors):
         return logits
 
 
+@pytest.mark.parametrize("path", ["street.jpg", Path("street.jpg")])
+def test_a_path_in_place_of_an_array_is_named_as_that(path: str | Path) -> None:
+    predictor = Predictor(Broken(), SPACE)
+    with pytest.raises(ModelError, match="predictor\\(PATH\\)"):
+        predictor.predict(path)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("post", [None, "close(3)", "crf"])
 @pytest.mark.parametrize("tta", [None, "flip"])
 @pytest.mark.parametrize("window", [64, 1536])

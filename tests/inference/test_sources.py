@@ -40,6 +40,27 @@ def test_image_folder_and_glob(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "*.png"))) == 2
 
 
+def test_the_masks_of_a_dataset_are_no_images(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    for split in ("train", "val"):
+        for number in range(4):
+            write_image(tmp_path / f"images/{split}/{split}{number}.png", photo)
+            write_image(tmp_path / f"masks/{split}/{split}{number}.png", photo[..., 0] // 64)
+    found = open_source(tmp_path)
+    assert {path.relative_to(tmp_path).parts[0] for path in found.files} == {"images"}
+    assert len(found) == 8
+    assert "8 files in masks/train, masks/val are taken for the masks of the images" in found.notes[0]
+    assert len(open_source(tmp_path / "masks")) == 8, "by its own path it is a folder of images"
+    assert len(open_source(str(tmp_path / "**/*.png"))) == 16, "a glob means what it matches"
+    for number in range(4):  # photos in a folder of such a name
+        write_image(tmp_path / f"target/train{number}.png", photo)
+    assert len(open_source(tmp_path)) == 12
+    (tmp_path / "labels").mkdir()
+    for number in range(4):  # names that no image has
+        write_image(tmp_path / f"labels/other{number}.png", photo[..., 0] // 64)
+    assert len(open_source(tmp_path)) == 16
+
+
 def test_a_glob_in_a_folder_whose_name_holds_brackets(tmp_path: Path) -> None:
     for name in ("holiday [2024]/a.png", "holiday [2024]/b/a.png", "d1/c.png", "d2/d.png"):
         write_image(tmp_path / name, IMAGE)

@@ -54,6 +54,22 @@ def test_too_few_missing_and_ended_are_not_good(tmp_path: Path) -> None:
     assert "about image number 160" in ended and "1 earlier alarm has ended" in ended and "have changed" not in ended
 
 
+def test_minutes_have_seconds_and_methods_have_names(tmp_path: Path) -> None:
+    result = made_pages.watched(tmp_path)
+    quick = tuple(
+        dataclasses.replace(item, time=tuple(1.76e9 + 2.0 * place for place in range(len(item.time))))
+        for item in result.series
+    )
+    page = monitor_page(dataclasses.replace(result, series=quick))
+    drawn = re.findall(r">(\d\d:\d\d(?::\d\d)?)<", page)
+    assert drawn and all(len(text) == 8 for text in drawn), "the ends of a short axis differ"
+    estimate = result.estimate
+    assert estimate is not None
+    named = dataclasses.replace(result, estimate=dataclasses.replace(estimate, others={"atc": 0.5, "doc": 0.6}))
+    page = monitor_page(named)
+    assert ">ATC<" in page and "confidence change" in page and ">doc<" not in page
+
+
 def test_an_empty_journal() -> None:
     nothing = MonitorResult(
         "j", "", (), 0, 0, math.nan, math.nan, 0.001, 1, (), (), (), (), None, math.nan, (), {}, ("nothing to read",)
