@@ -14,10 +14,11 @@ from typing import Any
 _HASH = re.compile(r"#(?![0-9a-fA-F]{6}(?![0-9a-zA-Z]))")  # a comment, and no color
 _TUPLE = re.compile(r"[(\[{]\s*(\d[\d.]*(?:\s*[,; ]\s*\d[\d.]*){2,3})\s*[)\]}]")
 _SNAP = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d\s+\d\s+[\"'](.*)[\"']")
-_ALPHA = re.compile(r"(\d+)\s+(\S*[^\d\s]\S*)\s+(\d+\s+\d+\s+\d+)\s+(\d+)")
-_NAME_NUMBER = re.compile(r"(.*[^\W\d].*?)(\s*[=:,\t]\s*|\s+)(\d+)")
+_ALPHA = re.compile(r"(\d+)\s+(\S+)\s+(\d+\s+\d+\s+\d+)\s+(\d+)")
+_LETTER = re.compile(r"[^\W\d]")
 _BULLET = re.compile(r"[-*•]\s+(\S.*)")
 _FILE = re.compile(r"(?i)\.(?:jpe?g|png|tiff?|bmp|webp|gif)$")
+_LONGEST = 1_000  # characters of a line: a longer one is none of a class list, and would take minutes
 _QUOTED = re.compile(r"([\"'])(.+)\1")
 
 
@@ -27,6 +28,8 @@ def plain_lines(text: str) -> list[str]:
     lines = [line for line in lines if line and not _HASH.match(line) and not line.startswith("//")]
     if len(lines) == 1:
         lines = _one_line(lines[0])
+    if max(map(len, lines), default=0) > _LONGEST:
+        return lines
     for read in (_snap, _alpha, _bullets, _numbers_last):
         lines = read(lines)
     return [_unquoted(_TUPLE.sub(lambda match: f" {match[1]} ", line)) for line in lines]
@@ -37,7 +40,7 @@ def _one_line(line: str) -> list[str]:
     inner = re.fullmatch(r"\[(.*)\]|\((.*)\)", line)
     text = (inner[1] or inner[2] or "") if inner else line
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) < 2 or not all(re.search(r"[^\W\d]", part) for part in parts):
+    if len(parts) < 2 or not all(map(_LETTER.search, parts)):
         return [line]
     return [_unquoted(part) for part in parts]
 
@@ -48,7 +51,7 @@ def _snap(lines: list[str]) -> list[str]:
 
 
 def _alpha(lines: list[str]) -> list[str]:
-    found = [match for match in map(_ALPHA.fullmatch, lines) if match]
+    found = [match for match in map(_ALPHA.fullmatch, lines) if match and not match[2].isdecimal()]
     if len(found) < max(len(lines), 2) or not {match[4] for match in found} <= {"0", "255"}:
         return lines
     return [f"{match[1]} {match[2]} {match[3]}" for match in found]
@@ -61,18 +64,28 @@ def _bullets(lines: list[str]) -> list[str]:
 
 def _numbers_last(lines: list[str]) -> list[str]:
     """``0 sky`` for ``sky=0``; behind a space alone only where the numbers, and not the names, are the order."""
-    found = [match for match in map(_NAME_NUMBER.fullmatch, lines) if match]
+    found = [parts for parts in map(_name_and_number, lines) if parts]
     if len(lines) < 2 or len(found) < len(lines):
         return lines
-    numbers = [int(match[3]) for match in found]
-    names = {match[1].strip().casefold() for match in found}
+    numbers = [int(number) for _, _, number in found]
+    names = {name.casefold() for name, _, _ in found}
     if len(set(numbers)) < len(numbers) or len(names) < len(lines):
         return lines
-    if any(not match[2].strip() and "\t" not in match[2] for match in found) and (
+    if any(not sign.strip() and "\t" not in sign for _, sign, _ in found) and (
         set(numbers) not in (set(range(len(numbers))), set(range(1, len(numbers) + 1)))
     ):
         return lines
-    return [f"{match[3]} {_unquoted(match[1].strip())}" for match in found]
+    return [f"{number} {_unquoted(name)}" for name, _, number in found]
+
+
+def _name_and_number(line: str) -> tuple[str, str, str] | None:
+    """(name, what is between them, number) of ``sky = 0``; None for another line."""
+    before = line.rstrip("0123456789")
+    name = before.rstrip()
+    if name[-1:] in ("=", ":", ","):
+        name = name[:-1].rstrip()
+    number, sign = line[len(before) :], before[len(name) :]
+    return (name.strip(), sign, number) if number and sign and _LETTER.search(name) else None
 
 
 def _unquoted(line: str) -> str:
@@ -86,7 +99,7 @@ def xml_objects(text: str) -> list[Mapping[str, Any]]:
     """The elements of an XML that name classes by their attributes (QGIS's styles among them), as JSON would."""
     found: dict[str, list[dict[str, str]]] = {}
     for tag, inner in re.findall(r"<([\w:]+)\s([^<>]*)>", text):
-        pairs = re.findall(r"([\w:]+)\s*=\s*[\"']([^\"']*)[\"']", inner)
+        pairs = re.findall(r"(?<![\w:])([\w:]+)\s*=\s*[\"']([^\"']*)[\"']", inner)
         own = {key.lower(): html.unescape(value) for key, value in pairs}
         named = own.get("name", own.get("label", own.get("title", "")))
         if named and not _FILE.search(named) and own.keys() & {"value", "id", "index", "color", "colour", "rgb"}:

@@ -452,6 +452,7 @@ def test_running_out_of_memory_repeats_the_same_update(scenes: Path, more: Path,
 
     short.update = taken  # type: ignore[assignment]
     short.update.dtype = None  # type: ignore[attr-defined]
+    short.update.weights_changing = False  # type: ignore[attr-defined]
     short.fit()
     assert short.progress.num_micro_batches == 2
     assert short.progress.unlabeled_position == once.progress.unlabeled_position

@@ -30,8 +30,8 @@ _NONE = frozenset({"", "-", "na", "nan", "none", "null", "unused"})
 _YES, _NO = frozenset({"1", "true", "yes", "y"}), frozenset({"0", "false", "no", "n", ""})
 _HEADER = re.compile(r"split|subset|partition|phase|stage|usage|(?:^|_)set$|folds?(?:_|$)")
 _FLAG = re.compile(r"(?:is_?)?(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)")
-_YAML = re.compile(r"(?im)^\s*[\"']?(?:train|val|test|dev)[a-z_]*[\"']?\s*:")
-_JSON = re.compile(r'(?i)"[a-z0-9_ -]*(?:train|val|test|dev)[a-z0-9_ -]*"')
+_YAML = re.compile(r"(?im)^[ \t]{0,64}[\"']?(?:train|val|test|dev)[a-z_]{0,32}[\"']?[ \t]{0,8}:")
+_JSON = re.compile(r'(?i)"[a-z0-9_ -]{0,64}(?:train|val|test|dev)[a-z0-9_ -]{0,64}"')
 
 
 @dataclass(frozen=True)
