@@ -298,7 +298,7 @@ class UnlabeledConfig(Section):
         description="unlabeled parts of the dataset itself: none; images: those without a mask; "
         "pixels: these, and the ignored (255) pixels of the training masks",
     )
-    ratio: float = Field(1.0, gt=0, le=64, description="unlabeled images per labeled image of an update")
+    ratio: float = Field(2.0, gt=0, le=64, description="unlabeled images per labeled image of an update")
     weight: float = Field(1.0, ge=0, le=100, description="weight of the loss on pseudo-labels")
     start: float = Field(0.2, ge=0, lt=1, description="fraction of the run that trains on labels alone")
     ramp: Fraction = Field(0.2, description="fraction of the run over which the weight then rises, 0 to 1")
