@@ -327,6 +327,15 @@ def check_output(path: str | Path) -> None:
             raise OSError(error.errno, error.strerror) from error
 
 
+def refuse_used_folder(path: str | Path, fix: str) -> None:
+    """UsageError if ``path``, where a new folder is to be, is a file or a folder with something in it."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError("a file is in place of the new folder", where=path, fix=fix)
+    if path.exists() and any(path.iterdir()):
+        raise UsageError("the folder is not empty", where=path, fix=fix)
+
+
 def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
     """Raise UsageError if writing ``path`` would overwrite a file of the dataset ``data``.
 

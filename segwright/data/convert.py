@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from segwright.core.atomic_io import typed_output
+from segwright.core.atomic_io import refuse_used_folder, typed_output
 from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_names
 from segwright.core.errors import UsageError
@@ -55,10 +55,7 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
     out = Path(out)
     if to not in WRITERS:
         raise UsageError("unknown format to write", expected=", ".join(WRITERS), found=to)
-    if out.exists() and not out.is_dir():
-        raise UsageError("a file is in place of the new folder", where=out, fix="name a new folder with --out")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
+    refuse_used_folder(out, fix="name a new folder with --out")
     if dataset.root.is_dir() and dataset.root.resolve() in out.resolve().parents:
         raise UsageError(
             "the new folder would be inside the dataset and become part of it",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from segwright.core.atomic_io import write_folder
+from segwright.core.atomic_io import refuse_used_folder, write_folder
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import track
 from segwright.core.types import LabelSpace
@@ -84,10 +84,7 @@ def write_tasks(
     out = Path(out)
     if tool not in TOOLS:
         raise UsageError("unknown labeling tool", expected=", ".join(TOOLS), found=tool)
-    if out.exists() and not out.is_dir():
-        raise UsageError("a file is in place of the new folder", where=out, fix="name a new folder")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError("the folder is not empty", where=out, fix="name a new folder")
+    refuse_used_folder(out, fix="name a new folder")
     if selection.label_space is None:
         raise UsageError("the selection was made without a model and names no classes", fix="select with a model")
     with write_folder(out) as beside:
