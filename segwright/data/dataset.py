@@ -152,9 +152,8 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
         raise FormatError("the dataset holds no image", expected=known.layout, found=tree.summary(), where=tree.root)
     if not dataset.given and not tree.is_file and "split lists" not in tree.memo:
         given, problems = listed_splits(tree, dataset.records, deep=False)
-        dataset.given = sort_splits(given)
+        dataset.given = sort_splits(given or _splits_of_folders(dataset))
         dataset.problems += problems
-        dataset.given = dataset.given or sort_splits(_splits_of_folders(dataset))
     if not rule.is_default and not tree.memo.get("label rule used"):
         raise UsageError(
             f"the masks of this format ({known.name}) state every pixel: there are no points, lines or boxes to read",

@@ -25,7 +25,7 @@ from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
 from segwright.data.label_lines import plain_lines, xml_objects
-from segwright.data.text_files import decode_text, read_bytes
+from segwright.data.text_files import decode_text, delimiter_of, read_bytes
 
 FILE_NAMES = (
     "classes.json", "classes.csv", "classes.txt", "labels.txt", "labels.csv", "labels.json", "class_names.txt",
@@ -264,8 +264,7 @@ _NAME_COLUMNS = ("name", "class name", "label name", "label", "class", "category
 
 
 def _from_csv(text: str, *, train_ids: bool = False) -> tuple[list[ClassEntry], bool]:
-    first = text.splitlines()[0]
-    delimiter = max(",;\t|", key=first.count)
+    delimiter = delimiter_of(text.splitlines()[0])
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     headers = ([re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in row] for row in rows[:3])
     top = next((i for i, cells in enumerate(headers) if _column(cells, *_NAME_COLUMNS) is not None), 0)

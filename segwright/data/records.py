@@ -301,6 +301,10 @@ class Split(Sequence[Sample]):
         """The records at ``indices``, in that order, under a new name."""
         return Split(name, [self.records[int(i)] for i in indices], self.reader)
 
+    def nested(self, count: int) -> Split:
+        """``count`` of the records by :func:`nested_spread`, or the split itself if it has no more."""
+        return self if count >= len(self) else self.subset(nested_spread(len(self), count), self.name)
+
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {counted(len(self), 'image')})"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import gc
 import json
 import os
@@ -202,3 +203,15 @@ def _readings(data: bytes, at: int) -> str:
         if "\ufffd" not in reading.rstrip("\ufffd") and reading.rstrip("\ufffd"):
             shown.append(f"{reading.rstrip(chr(0xFFFD))!r} as {name}")
     return f"byte {at}: " + (", ".join(shown) if shown else repr(data[at : at + 8]))
+
+
+def delimiter_of(line: str) -> str:
+    """What separates the fields of a table, by its first line: a comma, a semicolon, a tab or a bar."""
+    return max(",;\t|", key=line.count)
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The rows of a table with content, their cells stripped; csv.Error where it is none."""
+    delimiter = delimiter_of(text.partition("\n")[0])
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]
+    return [row for row in rows if any(row)]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from segwright.core.counted import counted
 from segwright.core.errors import DataError
-from segwright.data.text_files import read_text
+from segwright.data.text_files import delimiter_of, read_text
 from segwright.imageio import EXTENSIONS
 
 ID_COLUMNS = ("id", "image_id", "image", "file", "file_name", "filename", "path", "image_path", "name")
@@ -62,8 +62,7 @@ def read_table(path: str | Path) -> Table:
     """
     path = Path(path)
     text = read_text(path)
-    first = text[: text.find("\n")] if "\n" in text else text
-    delimiter = max(",;\t|", key=first.count)
+    delimiter = delimiter_of(text.partition("\n")[0])
     try:
         rows = [
             [cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter, strict=True)

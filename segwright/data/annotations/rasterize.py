@@ -39,9 +39,7 @@ class Region:
     mask: BoolMask
     top: int = 0
     left: int = 0
-    unsure: BoolMask | None = (
-        None  # of the mask's shape, of a weak label: becomes ignored where nothing surer was drawn
-    )
+    unsure: BoolMask | None = None  # as mask, of a weak label: becomes ignored where nothing surer was drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color
-from segwright.data.formats.file_tree import Folder, is_image, read_text
+from segwright.data.formats.file_tree import Folder, is_image
 from segwright.data.label_maps import FILE_NAMES, ClassList, read_class_list
 from segwright.data.records import Problem
+from segwright.data.text_files import read_text, table_rows
 
 ENDINGS = (
     ".csv",
@@ -154,13 +155,9 @@ def _unread(folders: Sequence[Folder]) -> Path | None:
 def _is_of_images(path: Path, folders: Sequence[Folder], values: AbstractSet[int]) -> bool:
     """Whether a table has a row per image and no row per class: ``filename,label`` of a classification, patients."""
     try:
-        text = read_text(path, SHORT)
-        first = text.partition("\n")[0]
-        delimiter = max(",;\t|", key=first.count)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)][1:]
+        rows = table_rows(read_text(path, SHORT))[1:]
     except (DataError, csv.Error):
         return False
-    rows = [row for row in rows if any(row)]
     width = min(map(len, rows), default=0)
     if len(rows) < 2 or not width:
         return False

@@ -45,30 +45,31 @@ def count_objects(mask: npt.NDArray[np.generic], values: Sequence[int]) -> tuple
     count = len(values) - 1
     if not 1 <= count <= MOST_OBJECTS or values[0] != 0 or values[-1] != count:
         return None
-    step = math.ceil(math.sqrt(mask.size / COARSE))
-    coarse = mask[::step, ::step]
-    single = 0
-    for value in range(1, count + 1):
-        rows, columns = np.nonzero(coarse == value)
-        if len(rows):
-            part = coarse[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == value
-            single += cv2.connectedComponents(part.astype(np.uint8), connectivity=8)[0] == 2
-        else:  # too small for the grid: hardly several regions
-            single += 1
-    return count, single
+    coarse = _coarse(mask)
+    return count, sum(_one_region(coarse, value) for value in range(1, count + 1))
 
 
 def color_regions(packed: npt.NDArray[np.generic], colors: dict[int, int]) -> dict[int, tuple[int, bool]]:
     """Of a mask of colors: color → (pixels, whether it is one region), on a coarser grid where the mask is large."""
     if len(colors) > MOST_OBJECTS:
         return {color: (pixels, False) for color, pixels in colors.items()}
-    step = math.ceil(math.sqrt(packed.size / COARSE))
-    coarse = packed[::step, ::step]
-    found = {}
-    for color, pixels in colors.items():
-        part = (coarse == color).astype(np.uint8)
-        found[color] = (pixels, cv2.connectedComponents(part, connectivity=8)[0] <= 2)
-    return found
+    coarse = _coarse(packed)
+    return {color: (pixels, _one_region(coarse, color)) for color, pixels in colors.items()}
+
+
+def _coarse(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Every n-th pixel both ways, so that regions are counted in :data:`COARSE` pixels at the most."""
+    step = math.ceil(math.sqrt(mask.size / COARSE))
+    return mask[::step, ::step]
+
+
+def _one_region(mask: npt.NDArray[np.generic], value: int) -> bool:
+    """Whether the pixels of a value are connected; one that is too small for the grid hardly is in several regions."""
+    rows, columns = np.nonzero(mask == value)
+    if not len(rows):
+        return True
+    part = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == value
+    return bool(cv2.connectedComponents(part.astype(np.uint8), connectivity=8)[0] == 2)
 
 
 def refuse_objects(counts: Sequence[tuple[int, int] | None], where: Path) -> None:

@@ -109,13 +109,17 @@ def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_
     return best, problems
 
 
+def _not_read(path: Path, message: str, fix: str | None) -> Problem:
+    return Problem("warning", "list not read", message, (str(path),), fix)
+
+
 def _not_understood(path: Path) -> list[Problem]:
     """A warning of a table that is called one of splits and states none that is known."""
     if path.suffix.lower() not in (".csv", ".tsv") or "split" not in _words(path.stem):
         return []
     message = f"{path.name} is not used for the splits: no column of it states train, val or test"
     fix = "write columns name,split with the words train, val and test; or remove it"
-    return [Problem("warning", "list not read", message, (str(path),), fix)]
+    return [_not_read(path, message, fix)]
 
 
 def _excluded(tree: Tree, index: _NameIndex) -> list[Problem]:
@@ -133,7 +137,7 @@ def _excluded(tree: Tree, index: _NameIndex) -> list[Problem]:
         if lines and 2 * named >= len(lines):
             message = f"{name} names {named} images, which are read all the same"
             fix = "if it takes them out, move those images and their masks away; else rename the list"
-            problems.append(Problem("warning", "list not read", message, (str(Path(listing.path, name)),), fix))
+            problems.append(_not_read(Path(listing.path, name), message, fix))
     return problems
 
 
@@ -182,14 +186,12 @@ def _table(table: SplitTable, records: Sequence[Record], index: _NameIndex) -> _
     elif table.why and len(table.names) <= most and fitting(table.names) >= min(len(records), 2):
         message = f"{table.path.name} is not used for the splits: {table.why}"
         fix = "write the splits to train.txt, val.txt and test.txt in the root, a name per line"
-        found.problems.append(Problem("warning", "list not read", message, (str(table.path),), fix))
+        found.problems.append(_not_read(table.path, message, fix))
     elif best or split_of_part(table.path.stem) or "split" in table.path.stem.lower():
         total = max((sum(map(len, reading.values())) for reading in table.readings), default=0)
         message = f"{table.path.name} is not used: {hits} of its {total} entries name an image"
         if total:
-            found.problems.append(
-                Problem("warning", "list not read", message, (str(table.path),), "correct or remove it")
-            )
+            found.problems.append(_not_read(table.path, message, "correct or remove it"))
     return found
 
 
@@ -254,9 +256,7 @@ def _lists_of(
             lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
         except DataError as error:
             if not loose:
-                found.problems.append(
-                    Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
-                )
+                found.problems.append(_not_read(path, f"{name}: {error.message}", error.fix))
             continue
         _read_list(found, path, split, lines, index, quiet=loose)
     return found
@@ -276,11 +276,11 @@ def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _
     fitting = sum(isinstance(one, list) for one in meant)
     if not lines and not quiet and split in ("train", "val"):
         message = f"{name} names no image: there is no split {split}"
-        found.problems.append(Problem("warning", "list not read", message, (str(path),), "fill or remove it"))
+        found.problems.append(_not_read(path, message, "fill or remove it"))
     if not lines or fitting < 0.5 * len(lines):
         if lines and not quiet:
             message = f"{name} is not used: {fitting} of its {len(lines)} lines name an image"
-            found.problems.append(Problem("warning", "list not read", message, (str(path),), "correct or remove it"))
+            found.problems.append(_not_read(path, message, "correct or remove it"))
         return
     found.given[split] = list({record.id: record for record in kept}.values())
     several = [line for line, one in zip(lines, meant, strict=True) if one == "several"]

@@ -19,7 +19,7 @@ import yaml
 from segwright.core.errors import DataError
 from segwright.core.yaml_text import load_yaml
 from segwright.data.formats.name_parts import SPLIT_NAMES, split_of_part
-from segwright.data.text_files import read_text
+from segwright.data.text_files import delimiter_of, read_text, table_rows
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt")
 MAX_YAML = 200_000  # characters: its parser takes seconds for more
@@ -95,16 +95,14 @@ def _rows(text: str, *, plain: bool) -> list[list[str]]:
     lines = text.splitlines()
     while len(lines) > 1 and lines[0].startswith("#"):  # comments; of a header its hash is taken off
         bare = lines[0].lstrip("# ")
-        delimiter = max(",;\t|", key=lines[1].count)
+        delimiter = delimiter_of(lines[1])
         lines = [bare, *lines[1:]] if 0 < bare.count(delimiter) == lines[1].count(delimiter) else lines[1:]
     text = "\n".join(lines)
     first = text.partition("\n")[0]
-    delimiter = max(",;\t|", key=first.count)
-    if not first.count(delimiter):
-        rows = [line.split() for line in text.splitlines()] if plain else []
+    if first.count(delimiter_of(first)):
+        rows = table_rows(text)
     else:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]
-    rows = [row for row in rows if any(row)]
+        rows = [row for line in text.splitlines() if (row := line.split())] if plain else []
     width = max(map(len, rows), default=0)
     return [[*row, *[""] * (width - len(row))] for row in rows]
 

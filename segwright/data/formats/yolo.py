@@ -227,18 +227,26 @@ def _above(folders: list[tuple[str, Folder]]) -> list[str]:
     return sorted(found, key=lambda folder: (folder.count("/") + bool(folder), folder))
 
 
-def _yamls(tree: Tree, folders: list[tuple[str, Folder]]) -> list[Path]:
-    listings = [tree.folder(folder) for folder in _above(folders)]
-    return [Path(at.path, name) for at in listings for name in at.files if name.lower().endswith((".yaml", ".yml"))]
+def _yamls(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[Path, Any]:
+    """What the YAML files beside and above the labels hold; of one that cannot be read, the error."""
+    if "yolo yamls" not in tree.memo:
+        found: dict[Path, Any] = {}
+        for at in (tree.folder(folder) for folder in _above(folders)):
+            for name in at.files:
+                if name.lower().endswith((".yaml", ".yml")):
+                    path = Path(at.path, name)
+                    try:
+                        found[path] = load_yaml(read_text(path, MAX_YAML))
+                    except (DataError, ValueError, yaml.YAMLError, RecursionError) as error:
+                        found[path] = error
+        tree.memo["yolo yamls"] = found
+    yamls: dict[Path, Any] = tree.memo["yolo yamls"]
+    return yamls
 
 
 def _listed_in_yaml(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[str, list[Path]]:
     """The lists of images that a YAML names for its splits: ``train: autosplit_train.txt``."""
-    for path in _yamls(tree, folders):
-        try:
-            data: Any = load_yaml(read_text(path, MAX_YAML))
-        except (DataError, ValueError, yaml.YAMLError, RecursionError):
-            continue  # named by _names
+    for path, data in _yamls(tree, folders).items():
         if not isinstance(data, dict) or "names" not in data:
             continue
         found: dict[str, list[Path]] = {}
@@ -255,13 +263,10 @@ def _listed_in_yaml(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[str, 
 def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | None, list[Problem]]:
     """(the classes that a YAML or a list beside the data names, a warning for each YAML that cannot be read)."""
     problems = []
-    for path in _yamls(tree, folders):
-        name = path.name
-        try:
-            data: Any = load_yaml(read_text(path, MAX_YAML))
-        except (DataError, ValueError, yaml.YAMLError, RecursionError) as error:
-            found = " ".join(str(error).split())[:200]
-            problems.append(Problem("warning", "unreadable list", f"{name} is not read: {found}", (str(path),)))
+    for path, data in _yamls(tree, folders).items():
+        if isinstance(data, Exception):
+            found = " ".join(str(data).split())[:200]
+            problems.append(Problem("warning", "unreadable list", f"{path.name} is not read: {found}", (str(path),)))
             continue
         if isinstance(data, dict) and "kpt_shape" in data:
             raise FormatError("these are poses: boxes and key points, which hold no outline", expected="polygons",
@@ -291,14 +296,12 @@ def _others_differ(
     """A warning where another YAML or list beside the data names a number differently."""
     at = [tree.folder(folder) for folder in _above(folders)]
     lists = [listed for one in [*at, *(one for _, one in folders)] if (listed := find_class_list([one], CLASS_FILES))]
-    for path in dict.fromkeys([*_yamls(tree, folders), *lists]):
+    yamls = _yamls(tree, folders)
+    for path in dict.fromkeys([*yamls, *lists]):
         if path == used:
             continue
         try:
-            if path.suffix.lower() in (".yaml", ".yml"):
-                other = _named(load_yaml(read_text(path, MAX_YAML)))
-            else:
-                other = {entry.value: entry.name for entry in read_class_list(path).entries}
+            other = _named(yamls[path]) if path in yamls else _listed_names(path)
         except (DataError, ValueError, yaml.YAMLError, RecursionError):
             continue
         number = next((key for key in named if other and key in other and str(other[key]) != str(named[key])), None)
@@ -308,6 +311,10 @@ def _others_differ(
             fix = "remove the file that does not hold"
             return [Problem("warning", "classes guessed", message, (str(used), str(path)), fix)]
     return []
+
+
+def _listed_names(path: Path) -> dict[Any, Any]:
+    return {entry.value: entry.name for entry in read_class_list(path).entries}
 
 
 def _from_root(tree: Tree, path: Path) -> str:
