@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import choose_split, opened, seen_in_training
+from segwright.api.data import choose_split, opened, trained_on_note
 from segwright.api.models import load
 from segwright.core.counted import counted
 from segwright.core.errors import LabelError, ModelError, UsageError
@@ -76,7 +76,6 @@ def compare(
     from segwright.evaluation.evaluate import evaluate, match_label_spaces
     from segwright.inference.exported_files import require_saved_model
     from segwright.inference.split_reader import as_model_sees
-    from segwright.training.data_fingerprint import training_note
 
     check_models(models)
     if disagreements < 0:
@@ -91,9 +90,8 @@ def compare(
         try:
             match_label_spaces(predictor.label_space, chosen.label_space, by_index=match == "index")
         except LabelError as error:
-            raise LabelError(
-                error.message, expected=error.expected, found=error.found, where=name, fix=error.fix
-            ) from error
+            error.where = name
+            raise
     splits = {name: as_model_sees(chosen, predictor) for name, predictor in loaded.items()}
     found, sketches = {}, {}
     for name, predictor in loaded.items():
@@ -102,13 +100,9 @@ def compare(
         try:
             found[name] = evaluate(predictor, splits[name], match=match, collectors=collectors)
         except ModelError as error:
-            where = error.where or name
-            raise ModelError(
-                error.message, expected=error.expected, found=error.found, where=where, fix=error.fix
-            ) from error
-        note = training_note(
-            seen_in_training(name, chosen), consequence="it has an advantage over models that were not"
-        )
+            error.where = error.where or name
+            raise
+        note = trained_on_note(name, chosen, "it has an advantage over models that were not")
         found[name].notes += [*predictor.notes, *filter(None, [note])]
     costs = _costs(loaded, splits) if speed else {}
     apart = _disagreements(loaded, splits, sketches, match, disagreements) if disagreements else []

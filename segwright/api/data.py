@@ -14,7 +14,7 @@ from segwright.data.check.runner import CheckResult, check_path
 from segwright.data.dataset import Dataset, Split
 from segwright.data.dataset import open_dataset as open_path
 
-__all__ = ["check", "choose_split", "convert", "open_dataset", "opened", "seen_in_training"]
+__all__ = ["check", "choose_split", "convert", "open_dataset", "opened", "seen_in_training", "trained_on_note"]
 
 
 def open_dataset(
@@ -246,3 +246,10 @@ def seen_in_training(model: object, split: Split) -> dict[str, bool] | None:
     from segwright.training.data_fingerprint import seen_in_training as seen
 
     return seen(Path(model), split)
+
+
+def trained_on_note(model: object, split: Split, consequence: str) -> str:
+    """How many images of the split ``model`` was trained on, and the ``consequence``; "" if none, or if unknown."""
+    from segwright.training.data_fingerprint import training_note
+
+    return training_note(seen_in_training(model, split), consequence=consequence)

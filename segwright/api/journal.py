@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import opened, seen_in_training
+from segwright.api.data import opened, trained_on_note
 from segwright.core.errors import DataError, UsageError
 from segwright.core.progress import progress
 from segwright.data.dataset import Dataset, Split
@@ -160,7 +160,6 @@ def make_reference(
     from segwright.monitoring import reference
     from segwright.monitoring.estimate import NAME as ACCURACY
     from segwright.monitoring.shifted import LEAST_IMAGES, estimator_predictions, make_accuracy
-    from segwright.training.data_fingerprint import training_note
 
     if find_exported(model) is not None:
         raise UsageError(
@@ -171,9 +170,7 @@ def make_reference(
         raise UsageError("a reference takes two images or more", found=str(max_images))
     chosen = data if isinstance(data, Split) else _held_out(opened(data, format, images, masks), split)
     predictor = load(model, device=device, eight_bit=eight_bit, trust_external=trust_external)
-    note = training_note(
-        seen_in_training(model, chosen), consequence="it is surer of them, and other images may look like drift"
-    )
+    note = trained_on_note(model, chosen, "it is surer of them, and other images may look like drift")
     chosen = as_model_sees(chosen, predictor)
     with progress("reference", min(len(chosen), max_images)) as advance:
         made = reference.make_reference(

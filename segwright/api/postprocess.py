@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import choose_split, opened, seen_in_training
+from segwright.api.data import choose_split, opened, trained_on_note
 from segwright.api.inference import as_predictor
 from segwright.api.models import load
 from segwright.core.counted import as_sentence
@@ -82,7 +82,6 @@ def tune_postprocessing(
     from segwright.inference.predictor import find_bundle
     from segwright.inference.split_reader import as_model_sees
     from segwright.search.tune_postprocessing import tune_post as search_post
-    from segwright.training.data_fingerprint import training_note
 
     if Path(model).is_file():
         raise UsageError(
@@ -104,7 +103,7 @@ def tune_postprocessing(
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
     groups = [sequence_of(name) for name in chosen.ids]
     result = search_post(predictor, chosen, minutes=minutes, pipelines=[*known, *pipelines], groups=groups)
-    note = training_note(seen_in_training(model, chosen), consequence="the gain may be another on other images")
+    note = trained_on_note(model, chosen, "the gain may be another on other images")
     if note:
         result = replace(result, notes=(*result.notes, as_sentence(note)))
     if tta:

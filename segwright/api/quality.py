@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segwright.api.data import choose_split, seen_in_training
+from segwright.api.data import choose_split, trained_on_note
 from segwright.api.models import load
 from segwright.core.errors import UsageError
 from segwright.data.dataset import open_dataset
@@ -79,7 +79,6 @@ def fit_error_model(
     from segwright.inference.predictor import find_bundle
     from segwright.inference.quality import ATTACHMENT
     from segwright.inference.split_reader import as_model_sees
-    from segwright.training.data_fingerprint import training_note
 
     if Path(model).is_file():
         raise UsageError(
@@ -95,7 +94,7 @@ def fit_error_model(
     )
     chosen = as_model_sees(choose_split(open_dataset(data, format, images=images, masks=masks), split), predictor)
     found = fit(predictor, chosen, level=level, match=match)
-    note = training_note(seen_in_training(model, chosen), consequence="the estimates are too good for other images")
+    note = trained_on_note(model, chosen, "the estimates are too good for other images")
     if note:
         found = replace(found, description={**found.description, "notes": [*found.description["notes"], note]})
     save_bundle(folder, network, bundle, {**read_attachments(folder), ATTACHMENT: found})

@@ -21,7 +21,6 @@ from segwright.core.atomic_io import write_json
 from segwright.core.errors import UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.dataset import Dataset, Split, ValueRange
-from segwright.data.records import nested_spread
 from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
 from segwright.evaluation.pairing import pair_evaluations, too_few
 from segwright.imageio import UInt8Array
@@ -243,7 +242,7 @@ def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
     predictor.predict(image)
     pace = time.monotonic() - began
     count = max(FEWEST_SCORED, int(BEFORE_FRACTION * seconds / max(pace, 1e-6)))
-    return split if count >= len(split) else split.subset(nested_spread(len(split), count), split.name)
+    return split.nested(count)
 
 
 def scored(predictor: Predictor, split: LabeledImages, *, title: str, table: UInt8Array | None = None) -> Evaluation:

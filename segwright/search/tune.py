@@ -27,7 +27,6 @@ from segwright.core.errors import DataError, MissingExtraError, ModelError, Segw
 from segwright.core.progress import duration
 from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import Dataset, Split
-from segwright.data.records import nested_spread
 from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.pairing import Pairing, pair_evaluations, too_few
@@ -411,7 +410,7 @@ class _StudyRunner:
         val = self._val()
         count = min(len(val), max(SCORED_AGAIN, *(len(run.ids) for run in runs)))
         self.message(f"the two were scored on different images: both are scored again, on {counted(count, 'image')}")
-        split = val.subset(nested_spread(len(val), count), val.name)
+        split = val.nested(count)
         try:
             return pair_evaluations(*(self._scored(name, split) for name in ("default", "winner")))
         except SegwrightError as error:

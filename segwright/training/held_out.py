@@ -26,6 +26,8 @@ from segwright.monitoring.estimate import NAME as ACCURACY
 from segwright.monitoring.shifted import IMAGES, KINDS, LEAST_IMAGES, estimator_predictions, make_accuracy
 from segwright.training.planning.budget import END_SECONDS, HELD_OUT_IMAGES
 
+REFERENCE_PREDICTIONS = 1.2  # that making a reference costs per image
+
 
 @dataclass
 class HeldOutWork:
@@ -170,7 +172,7 @@ STEPS: tuple[Step, ...] = (
         name="reference",
         run=_make_reference,
         is_done=lambda work: reference.NAME in work.attachments,
-        predictions=1.2,
+        predictions=REFERENCE_PREDICTIONS,
         least=8,
         most=1_000,
         later="segwright reference MODEL DATA makes it",

@@ -15,7 +15,7 @@ from segwright.core.counted import as_sentence
 from segwright.core.errors import SegwrightError
 from segwright.core.progress import duration
 from segwright.data.dataset import Split
-from segwright.data.records import evenly_spread, nested_spread
+from segwright.data.records import evenly_spread
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
 from segwright.inference.bundle import Bundle, load_bundle, read_attachments, read_bundle, save_bundle
@@ -25,7 +25,7 @@ from segwright.inference.predictor import Predictor
 from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import read_log
 from segwright.training.context import RunContext
-from segwright.training.held_out import HeldOutWork, finish_on_held_out
+from segwright.training.held_out import REFERENCE_PREDICTIONS, HeldOutWork, finish_on_held_out
 from segwright.training.judge import judge
 from segwright.training.logit_adjustment import Gain, LogitAdjustment, sampled_indices
 from segwright.training.planning.budget import END_SECONDS
@@ -39,7 +39,6 @@ AGAIN = 1.3  # times the seconds of scoring again that are kept back for it: ste
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
 LEAST_SCORED = 4  # images
 REFERENCE_IMAGES = 24  # for whose reference time is kept where the scoring is cut: monitoring needs one
-REFERENCE_COST = 1.2  # predictions per image of it
 FOR_REFERENCE = 0.25  # of the time that is left, at most
 TIMED_IMAGES = 3  # on which the time of scoring is measured
 CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
@@ -158,7 +157,7 @@ class RunOutputs:
         if left is None or pace <= 0:
             return val
         free = left - END_SECONDS
-        free -= min(FOR_REFERENCE * free, REFERENCE_COST * pace * min(len(val), REFERENCE_IMAGES))
+        free -= min(FOR_REFERENCE * free, REFERENCE_PREDICTIONS * pace * min(len(val), REFERENCE_IMAGES))
         count = max(LEAST_SCORED, int(free / (SCORING * pace)))
         if count >= len(val):
             return val
@@ -166,7 +165,7 @@ class RunOutputs:
             f"time is short: the model is scored on {count} of {len(val)} validation images; "
             "segwright evaluate scores it on all"
         )
-        return val.subset(nested_spread(len(val), count), val.name)
+        return val.nested(count)
 
     def _time_to_adjust(self, count: int, left: float | None, pace: float) -> bool:
         """Whether there is time to search for class offsets, and to score twice if they are not kept."""
