@@ -6,17 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from segwright.core.counted import counted
-from segwright.core.errors import SegwrightError
 from segwright.data.formats.folder_roles import describe_folder
-from segwright.imageio import read_raster
+from segwright.data.formats.name_matching import looks_like_labels
 
 LOOKED_AT = 3  # files of a folder
-FEW_COLORS = 64  # a photo, a gray one too, has more
-PIXELS = 250_000  # of a file
-LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
 def without_masks(root: Path, files: Sequence[Path]) -> tuple[list[Path], str]:
@@ -34,7 +28,7 @@ def without_masks(root: Path, files: Sequence[Path]) -> tuple[list[Path], str]:
         folder
         for folder in named
         if 2 * sum(path.stem.lower() in images for path in by_folder[folder]) > len(by_folder[folder])
-        and all(_few_colors(path) for path in by_folder[folder][:: max(1, len(by_folder[folder]) // LOOKED_AT)])
+        and all(looks_like_labels(path) for path in by_folder[folder][:: max(1, len(by_folder[folder]) // LOOKED_AT)])
     }
     if not masks:
         return list(files), ""
@@ -46,14 +40,3 @@ def without_masks(root: Path, files: Sequence[Path]) -> tuple[list[Path], str]:
         f"{counted(count, 'file')} in {shown} are taken for the masks of the images and skipped; "
         "give such a folder by its own path to take it for images",
     )
-
-
-def _few_colors(path: Path) -> bool:
-    if path.suffix.lower() in LOSSY:
-        return False
-    try:
-        pixels = read_raster(path)
-    except (SegwrightError, OSError):
-        return False
-    flat = pixels.reshape(-1, pixels.shape[-1])
-    return len(np.unique(flat[:: len(flat) // PIXELS + 1], axis=0)) <= FEW_COLORS
