@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SOURCE = Path(__file__).parents[1] / "benchmarks" / "drives.py"
+from benchmark_module import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def drives() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("drives_benchmark", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("drives")
 
 
 def names(folder: Path) -> list[str]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from benchmark_module import load_benchmark
 
 from segwright.demo.dataset import write_street_scenes
-
-SOURCE = Path(__file__).parents[1] / "benchmarks" / "lineage.py"
 
 
 @pytest.fixture(scope="module")
 def lineage() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lineage_benchmark", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("lineage")
 
 
 @pytest.mark.parametrize(("scored", "miou"), [(0, 0.6), (2, 0.6), (3, 0.4)])
