@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numba
 
+from segwright.kernels.compiled_files import keep_compiled
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KERNELS: list[Any] = []  # numba's dispatchers, for compiled_count
@@ -19,13 +21,14 @@ def jit(function: F) -> F:
     """Compile with numba: no GIL, so that plain threads run it side by side, and kept on disk between processes.
 
     A product and a sum may become one operation and a division a product; no sum changes its order, so that NaN and
-    infinity stay what they are. Where neither the package's folder nor the user's cache can be written, numba refuses
-    to cache; the kernel is then compiled again in every process, which costs seconds but works.
+    infinity stay what they are. Where neither the package's folder nor the user's cache can be written, the kernel is
+    compiled again in every process, which costs seconds but works.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
     try:
         kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
+        keep_compiled(kernel)
+    except (RuntimeError, AttributeError):  # numba refuses to cache, or caches in a way that is not known here
         kernel = numba.njit(**options)(function)
     _KERNELS.append(kernel)
     return kernel  # type: ignore[no-any-return]

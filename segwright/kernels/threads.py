@@ -30,7 +30,7 @@ class ThreadPool:
         self._started: list[threading.Thread] = []
 
     def run(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """``function(*part)`` forevery part, the results in order. What a part raises is raised here, after all."""
+        """``function(*part)`` for every part, the results in order. What a part raises is raised here, after all."""
         if len(parts) == 1 or not self._started:
             return [function(*part) for part in parts]
         queue: SimpleQueue[Result] = SimpleQueue()  # of this call alone: one that was interrupted leaves nothing behind
@@ -128,7 +128,7 @@ def _version_1(group: Path) -> float | None:
 
 @functools.cache
 def _granted() -> float | None:
-    """:func:`cpu_quota` of this process, looked up once: a loader needs it forevery batch."""
+    """:func:`cpu_quota` of this process, looked up once: a loader needs it for every batch."""
     try:
         own = Path("/proc/self/cgroup").read_text()
     except (OSError, ValueError):
@@ -165,7 +165,7 @@ _shared_lock = threading.Lock()
 
 
 def parallel_map(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]], threads: int) -> list[Any]:
-    """``function(*part)`` forevery part over ``threads`` threads that are kept for the next call.
+    """``function(*part)`` for every part over ``threads`` threads that are kept for the next call.
 
     For what is called hundreds of times in a training step, where starting threads would cost as much as the work.
     While one caller uses them another works by itself. A forked process starts its own.

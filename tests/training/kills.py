@@ -1,14 +1,17 @@
 """Trainings that are killed at random moments and resumed, against uninterrupted ones, bit for bit.
 
 A driver with one thread has torch imported and forks a process per training, which then runs the command line; the
-first kills go through a process of the command itself. Moments are drawn from a seed: by the clock, after a step,
-within a write (a file or folder that is being written was seen), after the last step, and in a run that had finished.
+first kills go through a process of the command itself. Threads that ended in Python are waited for until the system
+has ended them too: OpenCV's clean up under a lock, which a fork just then leaves locked for ever. Moments are drawn
+from a seed: by the clock, after a step, within a write (a file or folder that is being written was seen), after the
+last step, and in a run that had finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -116,7 +119,7 @@ class Training:
                 line = [sys.executable, "-m", "segwright", *self.arguments]
                 self.pid = subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True).pid
         else:
-            self.pid = os.fork()
+            self.pid = _fork()
             if self.pid == 0:
                 self._child()
         return self
@@ -143,6 +146,7 @@ class Training:
             os.dup2(file, 1)
             os.dup2(file, 2)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
             sys.argv = ["segwright", *self.arguments]
             from segwright.cli import main
 
@@ -269,12 +273,22 @@ def _after(event: Callable[[], bool], delay: float, seen: list[float]) -> Callab
     return passed
 
 
+def _fork() -> int:
+    """os.fork in a process of one thread."""
+    while os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) > 1:
+        time.sleep(0.001)
+    return os.fork()
+
+
 def _wait(training: Training, reached: Callable[[], bool], watched: Path | None = None) -> float:
     """Until the training ends or the moment has come; the time at which ``watched`` last logged a line more."""
     end = time.monotonic() + LONGEST
     lines, at = -1, time.monotonic()
     while training.running() and not reached():
         if time.monotonic() > end:
+            if not training.command:  # what each of its threads waits for
+                os.kill(training.pid, signal.SIGUSR1)
+                time.sleep(1.0)
             raise RuntimeError(f"no end after {LONGEST:.0f} seconds:\n{_tail(training.output)}")
         if watched is not None and (found := len(_losses(watched))) != lines:
             lines, at = found, time.monotonic()
@@ -327,7 +341,7 @@ def _lost(before: dict[str, int], run: Path) -> list[str]:
 
 
 def _tail(output: Path) -> str:
-    return output.read_text(errors="replace")[-2000:] if output.exists() else ""
+    return output.read_text(errors="replace")[-6000:] if output.exists() else ""
 
 
 def differences(whole: Path, run: Path) -> Iterator[str]:
@@ -418,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workers = []
     for job in range(jobs):
         share = asked.kills // jobs + (job < asked.kills % jobs)
-        pid = os.fork()
+        pid = _fork()
         if pid == 0:
             try:
                 until = started + 60 * asked.minutes
