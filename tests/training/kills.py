@@ -274,8 +274,9 @@ def _after(event: Callable[[], bool], delay: float, seen: list[float]) -> Callab
 
 
 def _fork() -> int:
-    """os.fork in a process of one thread."""
-    while os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) > 1:
+    """os.fork in a process of one thread, or of those that do not end within seconds: a library's own."""
+    until = time.monotonic() + 5.0
+    while os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < until:
         time.sleep(0.001)
     return os.fork()
 
