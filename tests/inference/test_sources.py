@@ -61,6 +61,36 @@ def test_the_masks_of_a_dataset_are_no_images(tmp_path: Path) -> None:
     assert len(open_source(tmp_path)) == 16
 
 
+@pytest.mark.parametrize("names", [("x{}.jpg", "x{}.png"), ("x{}.png", "x{}_mask.png"), ("x{}.jpg", "x{}_L.png")])
+def test_masks_beside_their_images_are_no_images(tmp_path: Path, names: tuple[str, str]) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    for number in range(4):
+        write_image(tmp_path / "day" / names[0].format(number), photo)
+        write_image(tmp_path / "day" / names[1].format(number), photo[..., 0] // 64)
+    write_image(tmp_path / "day" / "alone.png", photo)
+    found = open_source(tmp_path)
+    assert [path.name for path in found.files] == ["alone.png", *(names[0].format(number) for number in range(4))]
+    assert "4 files in day are taken for the masks" in found.notes[0]
+    assert open_source(tmp_path / "day").files == found.files, "by its own path it holds both still"
+    assert len(open_source(str(tmp_path / "day" / "*"))) == 9, "a glob means what it matches"
+    for number in range(4):  # photos of such names
+        write_image(tmp_path / "day" / names[1].format(number), photo)
+    assert len(open_source(tmp_path)) == 9
+
+
+def test_two_images_of_one_name_are_no_image_and_its_mask(tmp_path: Path) -> None:
+    """Few pairs say nothing, nor do images of few colors."""
+    photo = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    for number in range(2):
+        write_image(tmp_path / f"x{number}.jpg", photo)
+        write_image(tmp_path / f"x{number}.png", photo[..., 0] // 64)
+    assert len(open_source(tmp_path)) == 4
+    for number in range(4):
+        write_image(tmp_path / f"drawn/x{number}.png", photo[..., 0] // 64)
+        write_image(tmp_path / f"drawn/x{number}_mask.png", photo[..., 0] // 64)
+    assert len(open_source(tmp_path)) == 12
+
+
 def test_a_glob_in_a_folder_whose_name_holds_brackets(tmp_path: Path) -> None:
     for name in ("holiday [2024]/a.png", "holiday [2024]/b/a.png", "d1/c.png", "d2/d.png"):
         write_image(tmp_path / name, IMAGE)
