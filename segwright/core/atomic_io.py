@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -353,9 +353,13 @@ def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; UsageError if another process has locked it."""
+    """Lock a folder for this process, and make it; UsageError if another process has locked it.
+
+    If the block raises before it has written anything, the folder goes with it, and those above that were made for it.
+    """
     lock = filelock.FileLock(folder / ".lock", timeout=0, mode=0o666, thread_local=False)
     with typed_output(folder):
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -367,5 +371,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
             ) from error
     try:
         yield
+    except BaseException:
+        with suppress(OSError):  # not empty: a folder with something in it stays
+            if made and [entry.name for entry in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                for place in made:
+                    place.rmdir()
+        raise
     finally:
         lock.release()

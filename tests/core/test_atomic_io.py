@@ -84,6 +84,24 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
         pass
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    """A command that ends with an error before it writes leaves nothing behind; what it wrote stays."""
+    for name, kept in (("runs/a", False), ("runs/b", True)):
+        with pytest.raises(ValueError), lock_folder(tmp_path / name):
+            if kept:
+                (tmp_path / name / "log.jsonl").write_text("")
+            raise ValueError
+        assert (tmp_path / name).exists() is kept
+        assert (tmp_path / "runs").exists() is kept
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError), lock_folder(tmp_path / "mine"):
+        raise ValueError
+    assert (tmp_path / "mine").is_dir(), "a folder that was there"
+    with lock_folder(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").is_dir()
+
+
 def test_nan_becomes_null(tmp_path: Path) -> None:
     assert without_nan({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
     assert write_json(tmp_path / "x.json", {"a": float("nan")}).read_text() == '{\n  "a": null\n}\n'
