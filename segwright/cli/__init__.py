@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -85,17 +84,6 @@ def root(
         greet(console())
 
 
-# Trainings without an option for it: the setting does the same.
-WITHOUT_SKIP_BAD = frozenset({"refine", "tune", "lr-range"})
-
-
-def _name_its_option(error: SegwrightError, arguments: Sequence[str]) -> None:
-    """An error's ``--skip-bad``, spelled as the command takes it."""
-    command = next((word for word in arguments if not word.startswith("-") and word not in ("text", "json")), "")
-    if error.fix and command in WITHOUT_SKIP_BAD:
-        error.fix = error.fix.replace("--skip-bad", "--set data.skip_bad=true")
-
-
 def main() -> None:
     """The ``segwright`` command: exit codes 0 done, 1 check failed, 2 wrong usage or input."""
     # The current folder holds data: no process that this one or a library of it starts takes modules from there.
@@ -106,7 +94,6 @@ def main() -> None:
         stop_on_sigterm()
         app()
     except SegwrightError as error:
-        _name_its_option(error, sys.argv[1:])
         report_error(error)
         sys.exit(2)
     except (ModuleNotFoundError, RuntimeError) as error:

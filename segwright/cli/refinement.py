@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segwright.cli.common import check_json, command_line, console, report_error, stop_code, write_result
-from segwright.cli.options import Device, Json, Reading, Resume, Settings, TrustExternal
+from segwright.cli.options import Device, Json, Reading, Resume, Settings, SkipBad, TrustExternal
 from segwright.cli.training import process_start
 from segwright.core.errors import PromotionRefusedError, UsageError
 from segwright.core.progress import literal
@@ -41,6 +41,7 @@ def refine(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of order, augmentation and intervals.", min=0)] = 0,
     device: Device = "auto",
+    skip_bad: SkipBad = False,
     resume: Resume = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder of the candidate.")] = None,
     settings: Settings = None,
@@ -58,8 +59,8 @@ def refine(
     found = api.refine(
         model, new, old=old, minutes=minutes, epochs=epochs, out=out, seed=seed, replay=replay, rename=rename or (),
         append_classes=append_classes, resume=resume, device=device, **reading.given(),
-        settings=parse_overrides(settings or []), trust_external=trust_external, command=command_line(),
-        started=process_start(),
+        settings=({"data.skip_bad": True} if skip_bad else {}) | parse_overrides(settings or []),
+        trust_external=trust_external, command=command_line(), started=process_start(),
     )  # fmt: skip
     screen = console()
     for one in (found.new, found.old):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import command_line, console, stop_code, write_result
-from segwright.cli.options import Config, Data, Device, Json, Network, Reading, Resume, Settings
+from segwright.cli.options import Config, Data, Device, Json, Network, Reading, Resume, Settings, SkipBad
 from segwright.core.progress import visible
 
 
@@ -34,6 +34,7 @@ def tune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the trainings and of the search.", min=0)] = None,
     device: Device = "auto",
+    skip_bad: SkipBad = False,
     resume: Resume = False,
     config: Config = None,
     settings: Settings = None,
@@ -45,7 +46,7 @@ def tune(
     prepare_cpu()  # before torch is loaded
     from segwright import api
 
-    values = _values(model, device, reading, settings)
+    values = _values(model, device, reading, settings, skip_bad=skip_bad)
     if seed is not None:
         values = {"training.seed": seed} | values
     found = api.tune(
@@ -84,6 +85,7 @@ def lr_range(
         Path | None, typer.Option("--init-from", metavar="MODEL", help="Begin with a saved model.")
     ] = None,
     device: Device = "auto",
+    skip_bad: SkipBad = False,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page with the curve.")] = Path(
         "lr-range.html"
     ),
@@ -98,18 +100,20 @@ def lr_range(
     from segwright import api
     from segwright.search.lr_range import write_range_page
 
-    values = _values(model, device, reading, settings)
+    values = _values(model, device, reading, settings, skip_bad=skip_bad)
     found = api.lr_range(data, values=values, config=config, init_from=init_from, low=low, high=high, steps=steps)
     write_range_page(out, found, command=command_line())
     console().print(f"{found.sentence()}\npage: {out}", markup=False, soft_wrap=True)
     write_result(json, found.to_json())
 
 
-def _values(model: str, device: str, reading: Reading, settings: list[str] | None) -> dict[str, Any]:
+def _values(model: str, device: str, reading: Reading, settings: list[str] | None, *, skip_bad: bool) -> dict[str, Any]:
     """The settings that were given; what --set gives counts."""
     from segwright.training.config import parse_overrides
 
     values = reading.settings("data")
+    if skip_bad:
+        values["data.skip_bad"] = True
     if model != "auto":
         values["model.name"] = model
     if device != "auto":

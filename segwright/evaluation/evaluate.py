@@ -128,7 +128,7 @@ def evaluate(
     batch_size: int = 1,
     boundary: bool = True,
     probabilities: bool = False,
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     match: str = "names",
     groups: Sequence[object] | None = None,
     collectors: Sequence[Collector] = (),
@@ -140,11 +140,11 @@ def evaluate(
 
     ``boundary`` adds boundary IoU, BF score and the mIoU near borders, ``probabilities`` the Brier score, the log loss
     and the classwise calibration error, which need the probabilities of all classes. ``skip_bad`` leaves out unreadable
-    images and masks and lists them. ``match``: "names" maps the predictor's classes to the data's by name, "index" by
-    number. ``groups``, one per image of the split: the sequence that it is a frame of, for the interval; None finds
-    sequences by names and thumbnails. ``collectors`` get every scored image in the same pass. ``examples``: how many
-    predictions are kept for a report. ``convention``: a tool whose figures are computed as well, a key of
-    :data:`segwright.metrics.conventions.CONVENTIONS`.
+    images and masks and lists them; None, as False, does not, where the user has no such option. ``match``: "names"
+    maps the predictor's classes to the data's by name, "index" by number. ``groups``, one per image of the split: the
+    sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
+    every scored image in the same pass. ``examples``: how many predictions are kept for a report. ``convention``: a
+    tool whose figures are computed as well, a key of :data:`segwright.metrics.conventions.CONVENTIONS`.
 
     Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
@@ -192,7 +192,7 @@ def score(
     indices: Sequence[int] | None = None,
     batch_size: int = 1,
     boundary: bool = True,
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     images: bool = True,
     groups: Sequence[object] | None = None,
     collectors: Sequence[Collector] = (),
@@ -203,7 +203,7 @@ def score(
 
     ``indices`` are the ones of the split to score (default: all). ``images`` False leaves the images unread
     (``images`` are then empty), for predictions that are read from files. ``groups``, ``collectors``,
-    ``examples``: as for :func:`evaluate`.
+    ``examples``, ``skip_bad``: as for :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
     if len(wanted) == 0:
@@ -222,7 +222,7 @@ def score(
             if isinstance(pair.error, SegwrightError) and skip_bad:
                 tally.skipped[split.ids[pair.index]] = pair.error.message
             elif pair.error is not None:
-                raise _with_option(pair.error)
+                raise pair.error if skip_bad is None else _with_option(pair.error)
             elif pair.mask is None:
                 tally.without_mask.append(split.ids[pair.index])
             else:

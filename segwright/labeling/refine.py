@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segwright.core.atomic_io import write_json
-from segwright.core.errors import UsageError
+from segwright.core.errors import DataError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.dataset import Dataset, Split, ValueRange
 from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
@@ -175,7 +176,7 @@ def refine(
         display.message(f"note: {note}")
     stored = _stored_run(config, options)
     minutes = config.training.minutes or (stored.minutes() if stored is not None else None)
-    judge = _Judge(parent, data, parts, display, config.training.device, minutes)
+    judge = _Judge(parent, data, parts, display, config, minutes)
     lineage = descended([read_lineage(path)], "refine", [part.used() for part in parts])
     run = run_training(
         data, _configured(config, bundle, None if stored else len(data.train)), resume=options.resume, init_from=path,
@@ -200,10 +201,10 @@ class _Judge:
         data: Dataset,
         parts: Sequence[Part],
         display: Display,
-        device: str,
+        config: TrainConfig,
         minutes: float | None,
     ) -> None:
-        self.device = device
+        self.device, self.skip_bad = config.training.device, config.data.skip_bad
         self.parts = {part.role: part for part in parts}
         self.pipeline = parent.bundle.postprocess if parent.bundle is not None else None
         self.splits: dict[str, Split] = {}
@@ -215,9 +216,12 @@ class _Judge:
             self.splits[role] = kept = split if minutes is None else affordable(parent, split, 60 * minutes)
             if len(kept) < len(split):
                 display.message(f"time is short: both models are compared on {len(kept)} of {len(split)} {role} images")
-            self.before[role] = scored(parent, kept, title=f"the model before on {role} images")
-            miou = self.before[role].scores.labeled_miou
-            display.message(f"before: mIoU {miou:.3f} on {len(kept)} {role} validation images")
+            found = scored(parent, kept, title=f"the model before on {role} images", skip_bad=self.skip_bad)
+            self.before[role] = found
+            for name, reason in found.skipped.items():
+                display.message(f"left out: {name}: {reason}")
+            miou = found.scores.labeled_miou
+            display.message(f"before: mIoU {miou:.3f} on {len(found.ids)} {role} validation images")
 
     def compare(self, run: Run) -> tuple[PairedScores | None, PairedScores | None]:
         """(new, old): the candidate beside the model before; None where there are no validation images."""
@@ -229,14 +233,20 @@ class _Judge:
             # With few minutes, the training scored as many images of both parts as they allowed.
             if after is None or self.pipeline is not None or too_few(pair_evaluations(before, after), len(before.ids)):
                 predictor = predictor or load(run.model, device=self.device, post=self.pipeline, trust_external=True)
-                after = scored(predictor, split, title=f"the candidate on {role} images")
+                after = scored(predictor, split, title=f"the candidate on {role} images", skip_bad=self.skip_bad)
             found[role] = pair(role, before, after)
         return found.get(NEW), found.get(OLD)
 
 
 def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
     """As much of a split, evenly, as can be scored in :data:`BEFORE_FRACTION` of ``seconds``, timed on an image."""
-    image = split.read_image(0)
+    image = None
+    for index in range(len(split)):
+        with suppress(DataError):  # scoring reports it, or leaves it out
+            image = split.read_image(index)
+            break
+    if image is None:
+        return split
     predictor.predict(image)  # compiles, allocates
     began = time.monotonic()
     predictor.predict(image)
@@ -245,14 +255,22 @@ def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
     return split.nested(count)
 
 
-def scored(predictor: Predictor, split: LabeledImages, *, title: str, table: UInt8Array | None = None) -> Evaluation:
-    """The evaluation of a model whose classes are the first ones of the split's, or become them by ``table`` (256,)."""
+def scored(
+    predictor: Predictor,
+    split: LabeledImages,
+    *,
+    title: str,
+    table: UInt8Array | None = None,
+    skip_bad: bool | None = None,
+) -> Evaluation:
+    """The evaluation of a model whose classes are the first ones of the split's, or become them by ``table`` (256,).
+    ``skip_bad``: leave out what cannot be read; None where the user has no such option."""
 
     def predict(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[MappedPrediction]:
         labels = [predictor.predict(image).labels for image in images]
         return [MappedPrediction(one if table is None else table[one]) for one in labels]
 
-    return score(split, predict, boundary=False, examples=0, title=title)
+    return score(split, predict, boundary=False, examples=0, title=title, skip_bad=skip_bad)
 
 
 def _parts(

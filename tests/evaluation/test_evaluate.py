@@ -227,6 +227,9 @@ def test_unreadable_files_stop_or_are_left_out() -> None:
     bad[2] = unreadable("shot_2.png", "nothing")
     with pytest.raises(ImageReadError, match="shot_2") as caught:
         evaluate(Knows(said), Images(bad))
+    assert str(caught.value.fix).endswith("or leave it out"), "who cannot choose is not told to"
+    with pytest.raises(ImageReadError, match="shot_2") as caught:
+        evaluate(Knows(said), Images(bad), skip_bad=False)
     assert str(caught.value.fix).endswith("or leave it out with --skip-bad")
     found = evaluate(Knows(said), Images(bad), skip_bad=True)
     assert found.images == 3 and list(found.skipped) == ["shot_2"]

@@ -137,6 +137,29 @@ def test_without_old_data_the_verdict_names_the_gap(base: Path, tmp_path: Path) 
     assert "there are no old validation images" in found.verdict() and any("forgotten" in note for note in found.notes)
 
 
+def test_files_that_cannot_be_read_are_left_out_on_request(base: Path, tmp_path: Path) -> None:
+    """Of training and validation; both models are compared on the rest."""
+    shutil.copytree(base / "night", tmp_path / "new")
+    for name in ("train/train_0", "val/val_0"):
+        (tmp_path / "new/images" / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="val_0") as caught:
+        refined(base, tmp_path / "out", tmp_path / "new")
+    assert "--skip-bad" in str(caught.value.fix) and not (tmp_path / "out").exists()
+    arguments = [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    done = CliRunner().invoke(app, [
+        "refine", str(base / "run"), str(tmp_path / "new"), "--with", str(base / "day"), "--epochs", "1", "--out",
+        str(tmp_path / "out"), "--device", "cpu", "--skip-bad", *arguments,
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "out/refinement.json").read_text())
+    assert figures["new"]["images"] == 3 and figures["old"]["images"] == 4
+    split = open_dataset(tmp_path / "new").splits["val"]
+    assert len(refining.affordable(sw.load(base / "run"), split, 60.0)) == 4, "it is timed on an image that can be read"
+    with pytest.raises(DataError) as caught:
+        refining.scored(sw.load(base / "run"), split, title="promote")
+    assert "--skip-bad" not in str(caught.value.fix), "promote has no such option"
+
+
 def test_the_command(base: Path, tmp_path: Path) -> None:
     arguments = [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     found = CliRunner().invoke(app, [
