@@ -207,7 +207,7 @@ class Sample:
                 expected="{}×{} (height×width), as the image".format(*self.image.shape[:2]),
                 found="{}×{}".format(*self.mask.shape),
                 where=self.mask_path or self.id,
-                fix="make the mask again at the image's size, or leave the pair out with --skip-bad",
+                fix="make the mask again at the image's size, or leave the pair out",
             )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.counted import counted
-from segwright.core.errors import DataError, ImageReadError, LabelError, SegwrightError, UsageError
+from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import SPARSE, LabelSpace
 from segwright.evaluation.evaluation import CONVENTION, Evaluation, Part, summary
@@ -337,8 +337,8 @@ def _read_ahead(split: LabeledImages, indices: Sequence[int], images: bool) -> I
 
 
 def _with_option(error: Exception) -> Exception:
-    """The error of an image that cannot be read, with the option that leaves it out here."""
-    if isinstance(error, ImageReadError) and error.fix and error.fix.endswith("leave it out"):
+    """The error of an image or mask that is of no use, with the option that leaves it out here."""
+    if isinstance(error, SegwrightError) and error.fix and error.fix.endswith(("leave it out", "leave the pair out")):
         error.fix += " with --skip-bad"
     return error
 

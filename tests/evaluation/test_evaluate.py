@@ -221,6 +221,15 @@ def test_some_without_mask_some_all_ignored() -> None:
         evaluate(Knows(said), Images([truth[1]]))
 
 
+@pytest.mark.parametrize(("skip_bad", "ending"), [(None, "leave the pair out"), (False, "out with --skip-bad")])
+def test_the_option_that_leaves_a_pair_out_is_named_where_there_is_one(skip_bad: bool | None, ending: str) -> None:
+    truth, said = masks(2)
+    bad: list[Any] = [truth[0], LabelError("image and mask differ in size", fix="make it again, or leave the pair out")]
+    with pytest.raises(LabelError) as caught:
+        evaluate(Knows(said), Images(bad), skip_bad=skip_bad)
+    assert str(caught.value.fix).endswith(ending)
+
+
 def test_unreadable_files_stop_or_are_left_out() -> None:
     truth, said = masks(4)
     bad: list[Any] = list(truth)

@@ -68,7 +68,7 @@ class MultiMaskReader(RasterizedReader):
                     expected=f"{height}×{width} (height×width), as the image",
                     found="{}×{}".format(*mask.shape),
                     where=path,
-                    fix="make the mask again at the image's size, or leave the pair out with --skip-bad",
+                    fix="make the mask again at the image's size, or leave the pair out",
                 )
             regions.append(Region(index, mask))
         return paint(sort_by_area(regions), height, width, 0)
