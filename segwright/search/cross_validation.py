@@ -10,7 +10,6 @@ The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,13 @@ from segwright.search.folds import NO_SCORE, CrossValidation, Fold
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
 from segwright.training.run import refuse_errors, run_training, warning_lines
-from segwright.training.run_dir import default_folder, point_latest, refuse_occupied_folder, refuse_second_run
+from segwright.training.run_dir import (
+    default_folder,
+    point_latest,
+    refuse_occupied_folder,
+    refuse_second_run,
+    remove_begun,
+)
 
 
 def cross_validate(
@@ -54,19 +59,21 @@ def cross_validate(
             refuse_second_run(folder)
         elif not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
+        places = [folder / f"fold-{number}" for number in range(folds)]
+        before = [_kept(place, number, folds) if resume else None for number, place in enumerate(places)]
+        for place, kept in zip(places, before, strict=True):
+            if kept is None and not checkpoints(place / "checkpoints"):
+                remove_begun(place)
         checked = check_dataset(data)
         for line in warning_lines(checked):
             stderr_console().print(line, soft_wrap=True)
         refuse_errors(checked, data, skip_bad=config.data.skip_bad)
-        for number in range(folds):
-            place = folder / f"fold-{number}"
-            if resume and (kept := _kept(place, number, folds)) is not None:
+        for number, (place, kept) in enumerate(zip(places, before, strict=True)):
+            if kept is not None:
                 done.append(kept)
                 continue
             stderr_console().print(f"fold {number + 1} of {folds}", highlight=False)
             values = {"data.fold": number, "data.folds": folds, "out": str(place)}
-            if not checkpoints(place / "checkpoints"):
-                shutil.rmtree(place, ignore_errors=True)  # begun, and stopped before anything was worth keeping
             run = run_training(
                 data, config.with_values(values), resume=resume, init_from=init_from, command=command, checked=checked
             )

@@ -50,7 +50,7 @@ from segwright.search.tune_page import write_study_page
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig, build
 from segwright.training.run import Run, run_training, training_splits, warning_lines
-from segwright.training.run_dir import refuse_occupied_folder, refuse_second_run
+from segwright.training.run_dir import refuse_occupied_folder, refuse_second_run, remove_begun
 from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
@@ -284,7 +284,7 @@ class _StudyRunner:
         self.study.tell(trial, value, state=state)
 
     def _train(self, config: TrainConfig, folder: Path, watch: Callable[[Progress, Validation], bool] | None) -> Run:
-        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was killed
+        remove_begun(folder)  # of a trial that was killed
         run = run_training(
             self.data,
             config.with_values({"out": str(folder)}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def refuse_to_begin_again(folder: Path) -> None:
             where=folder,
             fix=f"another --out, and --init-from {folder} to begin with the weights of this run",
         )
+
+
+def remove_begun(folder: Path) -> None:
+    """Remove a run that was stopped before anything was worth keeping; UsageError if ``folder`` holds anything else."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if names and not {".lock", "plan.json"} & set(names):
+        raise UsageError(
+            "the folder holds files that are of no run and would be removed",
+            found=", ".join(names[:6]) + (", …" if len(names) > 6 else ""),
+            where=folder,
+            fix="another folder with --out, or move them away",
+        )
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def default_folder(data: Dataset, config: TrainConfig) -> Path:

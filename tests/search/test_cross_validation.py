@@ -147,6 +147,23 @@ def test_stopped_folds_go_on_and_finished_ones_stay(scenes: Dataset, tmp_path: P
         cross_validate(scenes, config, 4, resume=True)
 
 
+@pytest.mark.parametrize("name", ["fold-0", "fold-1"])
+def test_folders_of_the_user_stay(scenes: Dataset, tmp_path: Path, runs: Runs, name: str) -> None:
+    """A folder of such a name that no run made is refused before the first fold is trained."""
+    mine = tmp_path / "out" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    config = TrainConfig().with_values({"out": str(tmp_path / "out")})
+    with pytest.raises(UsageError, match="of no run") as caught:
+        cross_validate(scenes, config, folds=3, resume=True)
+    assert caught.value.found == "mine.txt" and mine.read_text() == "mine" and not runs.seen
+    mine.unlink()
+    (mine.parent / ".lock").touch()  # of a run that was killed at its beginning
+    (mine.parent / "plan.json").write_text("{}")
+    cross_validate(scenes, config, folds=3, resume=True)
+    assert runs.seen == [0, 1, 2] and not (mine.parent / "plan.json").exists()
+
+
 def test_a_fold_without_a_score_ends_only_itself(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:
     config = TrainConfig().with_values({"out": str(tmp_path / "cv")})
     runs.no_score = {1}

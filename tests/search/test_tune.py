@@ -69,6 +69,8 @@ class Trainings:
         if dry_run:
             return SimpleNamespace(plan=SimpleNamespace(config=config.with_values(PLANNED)))
         self.configs.append(config)
+        Path(str(config.out)).mkdir(parents=True, exist_ok=True)
+        (Path(str(config.out)) / "plan.json").write_text("{}")
         assert len(self.configs) < 100, "the search does not end"
         score = self.formula(config)
         if not math.isfinite(score):
