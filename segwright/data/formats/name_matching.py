@@ -70,8 +70,8 @@ class NamedFile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stem", composed(os.path.splitext(self.name)[0]))
 
-    def __hash__(self) -> int:  # of one string: a hundred thousand files are hashed a million times
-        return hash(self.name)
+    def __hash__(self) -> int:  # of two strings, which keep theirs: a hundred thousand files are hashed a million times
+        return hash(self.name) ^ hash(self.directory)  # all files may have one name: scene_1/image.png
 
     @property
     def path(self) -> Path:
