@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
     Rule("image ambiguous", _E, _opening, "several image files fit one name of an annotation"),
     Rule("mask ambiguous", _E, _opening, "several mask files fit one name of an annotation"),
     Rule("segment PNG ambiguous", _E, _opening, "several PNGs fit one name of a panoptic JSON"),
-    Rule("several split lists", _W, _opening, "lists of several folders state different splits: those used are named"),
+    Rule("several split lists", _W, _opening, "several lists state different splits: those used are named"),
     Rule("listed but missing", _W, _opening, "a split list names images that are not there"),
     Rule("ambiguous in a list", _W, _opening, "an entry of a split list fits several images"),
     Rule("list not read", _W, _opening, "a split list fits no image, or cannot be read"),

@@ -53,12 +53,16 @@ def listed_splits(
     index = NameIndex(tree, records)
     problems: list[Problem] = _excluded(tree, index)
     used: _Lists | None = None
+    others: list[str] = []
     for folder in LIST_FOLDERS:
         found = _lists_of(tree.folder(folder), folder, records, index)
-        problems += found.problems
-        if found.given:
+        problems += found.problems if used is None else []
+        if found.given and used is None:
             used = found
-            break
+        elif used is not None and found.given and found.ids() != used.ids():
+            others.append(folder)
+    if used is not None and others:
+        problems.append(_differ(used.folder, others))
     if used is None:
         used, more = _tables(tree, records, index)
         problems += more
@@ -224,11 +228,14 @@ def _further_down(tree: Tree, records: Sequence[Record], index: NameIndex) -> tu
     best = max(tried, key=lambda found: found.named)
     problems = list(best.problems)
     others = [found.folder for found in tried if found.ids() != best.ids()]
-    if others:
-        message = f"the lists in {best.folder or 'the root'} are used, those in {', '.join(others[:4])} differ"
-        fix = "copy the lists that are meant to train.txt, val.txt and test.txt in the root"
-        problems.append(Problem("warning", "several split lists", message, tuple(others), fix))
-    return best, problems
+    return best, [*problems, *([_differ(best.folder, others)] if others else [])]
+
+
+def _differ(used: str, others: Sequence[str]) -> Problem:
+    """A warning of folders with lists of other splits than those that are used."""
+    message = f"the lists in {used or 'the root'} are used, those in {', '.join(others[:4])} differ"
+    fix = "copy the lists that are meant to train.txt, val.txt and test.txt in the root, and remove the others"
+    return Problem("warning", "several split lists", message, tuple(others), fix)
 
 
 def _split_of_list(name: str, *, loose: bool) -> str | None:
@@ -242,21 +249,44 @@ def _split_of_list(name: str, *, loose: bool) -> str | None:
 def _lists_of(
     listing: Folder, folder: str, records: Sequence[Record], index: NameIndex, *, loose: bool = False
 ) -> _Lists:
-    """The lists in one folder; ``loose`` also takes ``train_id.txt``, and is silent of lists that do not fit."""
+    """The lists in one folder; ``loose`` also takes ``train_id.txt``, and is silent of lists that do not fit.
+
+    Of several lists for one split (``train.txt, training.txt``; ``train_0.txt, train_1.txt``) the plainest name counts,
+    then the first; a finding names those that differ.
+    """
     found = _Lists(folder)
-    for name in listing.files:
-        split = _split_of_list(name, loose=loose)
-        if split is None or (split in found.given and SPLIT_NAMES.get(os.path.splitext(name)[0].lower()) is None):
-            continue
-        path = Path(listing.path, name)
+    used: dict[str, str] = {}
+    others: list[str] = []
+    splits = {name: split for name in listing.files if (split := _split_of_list(name, loose=loose)) is not None}
+    for name in sorted(splits, key=lambda name: _plainness(name, splits[name])):
+        split, path = splits[name], Path(listing.path, name)
         try:
             lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
         except DataError as error:
             if not loose:
                 found.problems.append(_not_read(path, f"{name}: {error.message}", error.fix))
             continue
-        _read_list(found, path, split, lines, index, quiet=loose)
+        one = _Lists(folder)
+        _read_list(one, path, split, lines, index, quiet=loose)
+        if split not in found.given:
+            found.given |= one.given
+            found.problems += one.problems
+            used |= dict.fromkeys(one.given, name)
+        elif one.given and one.ids()[split] != found.ids()[split]:
+            others.append(name)
+    if others:
+        chosen = [used[split] for split in dict.fromkeys(splits[name] for name in others)]
+        message = f"of several lists for one split {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} used, and "
+        message += f"{', '.join(others[:4])} {'differs' if len(others) == 1 else 'differ'}"
+        fix = "write the splits that are meant to train.txt, val.txt and test.txt in the root, and remove the others"
+        found.problems.append(Problem("warning", "several split lists", message, tuple(others), fix))
     return found
+
+
+def _plainness(name: str, split: str) -> tuple[int, bool]:
+    """An order of names: ``train.txt``, ``train.lst``, ``training.txt``, ``train_id.txt``."""
+    stem, ending = os.path.splitext(name.lower())
+    return 0 if stem == split else 1 if stem in SPLIT_NAMES else 2, ending != ".txt"
 
 
 def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: NameIndex, *, quiet: bool) -> None:

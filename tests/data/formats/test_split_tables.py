@@ -56,6 +56,33 @@ def test_a_table_states_the_splits(tmp_path: Path, name: str, text: str, second:
 
 
 @pytest.mark.parametrize(
+    ("used", "others", "named"),
+    [
+        ("train.txt", ["train.lst", "training.txt"], ("train.lst", "training.txt")),
+        ("folds/train_0.txt", ["folds/train_1.txt"], ("train_1.txt",)),
+        ("train.txt", ["splits/train.txt"], ("splits",)),
+    ],
+)
+def test_lists_that_state_other_splits_are_a_warning(
+    tmp_path: Path, used: str, others: list[str], named: tuple[str, ...]
+) -> None:
+    six(tmp_path)
+    for name in (used, *others):
+        write(tmp_path / name, "s0\ns1\n" if name == used else "s2\ns3\n")
+    write((tmp_path / used).with_name(Path(used).name.replace("train", "val")), "s4\ns5\n")
+    data = open_dataset(tmp_path)
+    assert parts(data) == {"train": ["s0", "s1"], "val": LAST}
+    [found] = data.problems
+    assert found.kind == "several split lists" and found.severity == "warning"
+    assert found.files == named
+    for name in others:  # equal lists are none
+        write(tmp_path / name, "s1\n\ns0.jpg\n")
+    if "splits/train.txt" in others:
+        write(tmp_path / "splits/val.txt", "s4\ns5\n")
+    assert not open_dataset(tmp_path).problems
+
+
+@pytest.mark.parametrize(
     ("ending", "form"),
     [("csv", "id\n{}\n"), ("csv", "{}\n"), ("json", '["{}"]'), ("json", '[{{"n": 1, "file": "{}.jpg"}}]')],
 )
