@@ -181,6 +181,8 @@ def _table(table: SplitTable, records: Sequence[Record], index: NameIndex) -> _L
     for reading in table.readings:
         if sum(map(len, reading.values())) <= most and (count := sum(map(fitting, reading.values()))) > hits:
             best, hits = reading, count
+    if not table.stated and 2 * hits <= len(records):
+        return found
     if 2 * hits >= max(sum(map(len, best.values())), 1):
         for split, names in best.items():
             _read_list(found, table.path, split, list(names), index, quiet=False)
