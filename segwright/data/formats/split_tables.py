@@ -94,11 +94,11 @@ def read_part(path: Path, split: str) -> SplitTable | None:
 
 def _rows(text: str, *, plain: bool) -> list[list[str]]:
     lines = text.splitlines()
-    first = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines) - 1)
-    if first > 0:  # comments; of a header its hash is taken off
-        bare, delimiter = lines[first - 1].lstrip("# "), delimiter_of(lines[first])
-        header = [bare] if 0 < bare.count(delimiter) == lines[first].count(delimiter) else []
-        text = "\n".join([*header, *lines[first:]])
+    start = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines) - 1)
+    if start > 0:  # comments; of a header its hash is taken off
+        bare, delimiter = lines[start - 1].lstrip("# "), delimiter_of(lines[start])
+        header = [bare] if 0 < bare.count(delimiter) == lines[start].count(delimiter) else []
+        text = "\n".join([*header, *lines[start:]])
     first = text.partition("\n")[0]
     if first.count(delimiter_of(first)):
         rows = table_rows(text)

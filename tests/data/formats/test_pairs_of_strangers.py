@@ -552,3 +552,38 @@ def test_cases_of_several_images_and_a_mask_are_no_classification(tmp_path: Path
     with pytest.raises(FormatError) as caught:
         open_dataset(tmp_path)
     assert "classification" not in str(caught.value)
+
+
+def _numbered(root: Path, count: int = 6) -> None:
+    for i in range(count):
+        make_image(root / f"images/{i}.jpg", seed=i)
+        mask(root / f"masks/{i}.png", [0, 1])
+
+
+def test_coordinates_are_no_pairs(tmp_path: Path) -> None:
+    _numbered(tmp_path)
+    write(tmp_path / "points.csv", "x,y\n1,2\n3,0\n5,4\n")
+    data = open_dataset(tmp_path)
+    assert data.format == "folder" and len(data) == 6 and not data.problems
+
+
+def test_ids_that_give_images_the_masks_of_others_are_a_warning(tmp_path: Path) -> None:
+    _numbered(tmp_path)
+    write(tmp_path / "rank.csv", "image,target\n1,2\n2,0\n0,1\n3,3\n")
+    data = open_dataset(tmp_path)
+    [found] = data.problems
+    assert data.format == "pairs" and found.kind == "masks guessed" and "1.jpg with 2.png" in found.message
+    assert len(found.files) == 3
+    write(tmp_path / "rank.csv", "image,target\nimages/1.jpg,masks/2.png\nimages/2.jpg,masks/1.png\n")
+    assert not open_dataset(tmp_path).problems  # stated, and no guess
+
+
+def test_long_comments_and_links_to_nothing_hide_no_list_of_pairs(tmp_path: Path) -> None:
+    for i in range(3):
+        make_image(tmp_path / f"a/{i}.jpg", seed=i)
+        mask(tmp_path / f"b/m{9 - i}.png", [0, 1])
+    rows = "".join(f"a/{i}.jpg,b/m{9 - i}.png\n" for i in range(3))
+    write(tmp_path / "pairs.csv", f"# {'word' * 100}\n# {'word' * 100}.png, {'0' * 300}.jpg\nimage,mask\n{rows}")
+    (tmp_path / "a.json").symlink_to(tmp_path / "nothing.json")
+    data = open_dataset(tmp_path)
+    assert data.format == "pairs" and len(data) == 3 and not data.problems
