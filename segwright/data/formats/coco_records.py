@@ -244,8 +244,9 @@ class CocoRecords:
         self.problems += found.problems
         self._find_pngs(entries)
         claims: dict[Path, list[_Entry]] = {}
+        pngs = set(self.pngs.values())
         for entry, path in zip(entries, found.paths, strict=True):
-            if path is not None and path not in self.pngs.values():
+            if path is not None and path not in pngs:
                 claims.setdefault(path, []).append(entry)
         payloads: dict[Path, Any] = {}
         contested: dict[Path, list[int]] = {}

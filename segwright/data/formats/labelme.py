@@ -263,7 +263,8 @@ def _apart(tree: Tree, lone: list[Path], used: set[Path | None]) -> tuple[list[P
     folders = ", ".join(dict.fromkeys(path.parent.relative_to(tree.root).as_posix() for path in masks))
     message = f"the images have masks as well ({counted(len(masks), 'file')} in {folders}): the labelme JSONs are read"
     fix = "--format folder reads the masks; or move away what does not hold"
-    return [path for path in lone if path not in set(masks)], [Problem("warning", "masks guessed", message, (), fix)]
+    apart = set(masks)
+    return [path for path in lone if path not in apart], [Problem("warning", "masks guessed", message, (), fix)]
 
 
 @dataclass
