@@ -8,20 +8,24 @@ this format.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from segwright.core.counted import counted
-from segwright.core.errors import FormatError
+from segwright.core.errors import DataError, FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.name_matching import label_numbers
 from segwright.data.formats.name_parts import split_of
 from segwright.data.readers import ColorTable, FileReader
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Record, evenly_spread
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
 CLASSES: dict[str, tuple[int, Color]] = {
@@ -46,6 +50,8 @@ CLASSES: dict[str, tuple[int, Color]] = {
     "bicycle": (33, (119, 11, 32)),
 }
 IDS = range(34)
+LOOKED_AT = 3  # masks of a test part, and of those that come twice
+DUMMIES = "the test part's masks are dummies, as published, and are not read"
 _IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
 _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_(labelIds|labelTrainIds|color)\.png$")
 _OTHER = re.compile(r".+_gt(?:Fine|Coarse)_(?!instance)[^_]+\.png$")
@@ -95,10 +101,11 @@ class _Loose:
     images: dict[str, tuple[str, Path]]
     masks: dict[str, Path]
     kind: str
+    twice: list[tuple[Path, Path]]  # masks of one name
 
 
 def _loose(tree: Tree) -> _Loose | None:
-    """The pairs by names alone; None where none pairs, or where a name comes twice."""
+    """The pairs by names alone; None where none pairs, or where the name of an image comes twice."""
     if "cityscapes loose" not in tree.memo:
         tree.memo["cityscapes loose"] = None if tree.is_file else _find_loose(tree)
     found: _Loose | None = tree.memo["cityscapes loose"]
@@ -108,6 +115,7 @@ def _loose(tree: Tree) -> _Loose | None:
 def _find_loose(tree: Tree) -> _Loose | None:
     images: dict[str, tuple[str, Path]] = {}
     masks: dict[tuple[str, str], dict[str, Path]] = {}
+    twice: dict[str, list[tuple[Path, Path]]] = {}
     for relative, listing in tree.walk():
         for name in listing.files:
             match = _IMAGE.match(name)
@@ -116,20 +124,39 @@ def _find_loose(tree: Tree) -> _Loose | None:
                     return None
                 images[match[1]] = relative, Path(listing.path, name)
             elif (match := _MASK.match(name)) is not None:
-                masks.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
+                path = Path(listing.path, name)
+                if (other := masks.setdefault((match[2], match[3]), {}).setdefault(match[1], path)) != path:
+                    twice.setdefault(match[3], []).append((other, path))
     for kind in KINDS:
         found = masks.get(("Coarse", kind), {}) | masks.get(("Fine", kind), {})
         if found.keys() & images.keys():
-            return _Loose(images, found, kind)
+            return _Loose(images, found, kind, twice.get(kind, []))
     return None
 
 
 def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
+    compared = [loose.twice[n] for n in evenly_spread(len(loose.twice), LOOKED_AT)]
+    for pair in compared:
+        if not filecmp.cmp(*pair, shallow=False):
+            raise FormatError(
+                "two masks of one name that differ, and which to read is not certain", expected="one mask per image",
+                found=" and ".join(str(path.relative_to(tree.root)) for path in pair),
+                where=tree.root, fix="move one of the folders away",
+            )  # fmt: skip
     given: dict[str, list[Record]] = {}
     records = []
+    notes = [NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"]
+    tests = [loose.masks[name] for name, (folder, _) in loose.images.items()
+             if split_of(folder) == "test" and name in loose.masks]  # fmt: skip
+    dummies = bool(tests) and all(_is_dummy(tests[n], loose.kind) for n in evenly_spread(len(tests), LOOKED_AT))
+    if dummies:
+        notes.append(DUMMIES)
+    if loose.twice:
+        first = loose.twice[0][1].relative_to(tree.root)
+        notes.append(f"{counted(len(loose.twice), 'mask')} such as {first} are copies of others, and are not read")
     for name, (folder, path) in loose.images.items():
         split = split_of(folder)
-        records.append(Record(name, path, None if split == "test" else loose.masks.get(name)))
+        records.append(Record(name, path, None if split == "test" and dummies else loose.masks.get(name)))
         if split is not None:
             given.setdefault(split, []).append(records[-1])
     lone = [r.image_path for r in records if r.image_path is not None and r.mask_path is None]
@@ -141,11 +168,23 @@ def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
         reader=_reader(loose.kind),
         records=tuple(records),
         given=sort_splits(given),
-        notes=[NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"],
+        notes=notes,
         problems=pairing_problems(lone, strays),
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
+
+
+def _is_dummy(path: Path, kind: str) -> bool:
+    """Whether a mask shows none of the classes, as those of the published test part."""
+    if kind == "color":
+        known = {red << 16 | green << 8 | blue for _, (red, green, blue) in CLASSES.values()}
+    else:
+        known = set(range(len(CLASSES))) if kind == "labelTrainIds" else {value for value, _ in CLASSES.values()}
+    try:
+        return known.isdisjoint(np.unique(label_numbers(path)).tolist())
+    except DataError:
+        return False  # reading it is an error
 
 
 def detect(tree: Tree) -> str | None:
@@ -224,7 +263,7 @@ def open_cityscapes(tree: Tree) -> Dataset:
     given = distinct(given)
     notes = [NOTES[kind]]
     if "test" in given:
-        notes.append("the test part's masks are dummies, as published, and are not read")
+        notes.append(DUMMIES)
     return Dataset(
         root=tree.root,
         format="cityscapes",

@@ -7,6 +7,7 @@ Objects drawn as masks (``segm``) name a PNG in ``Masks/place``; it is what is n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ class _Mask:
         here = self.annotation.parent
         base = Path(self.name).name
         up = [Path(*["Masks" if part == "Annotations" else part for part in here.parts]), here / "Masks", here]
-        path = next((folder / base for folder in up if (folder / base).is_file()), None)
+        path = next((folder / base for folder in up if os.path.isfile(folder / base)), None)
         if path is None:
             raise LabelError(
                 "an object's mask is missing", expected=f"{base} in Masks/", where=self.annotation,
@@ -224,7 +225,7 @@ def _reference(path: Path, one: _File) -> Reference:
     name = one.image or f"{path.stem}.jpg"
     there = beside / name
     return Reference(
-        str(there) if there.is_file() and beside != path.parent else name, path, split_of(path.parent.name)
+        str(there) if os.path.isfile(there) and beside != path.parent else name, path, split_of(path.parent.name)
     )
 
 

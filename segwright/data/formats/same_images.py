@@ -69,17 +69,20 @@ def _rival(found: Pairs, why: str) -> Rival:
 
 
 def _pixels(item: NamedFile) -> int:
-    found = read_header(item.path)
+    try:
+        found = read_header(item.path)
+    except DataError:
+        return 0
     return found.height * found.width
 
 
 def _same_image(one: NamedFile, other: NamedFile) -> bool:
     """Whether two files show the same, in one size or in two."""
-    if os.path.samefile(one.path, other.path):
-        return True
     try:
+        if os.path.samefile(one.path, other.path):
+            return True
         left, right = (inspect_mask(read_file(item.path), item.path).pixels for item in (one, other))
-    except DataError:
+    except (DataError, OSError):  # damaged, or a link to nothing: reading it is an error
         return False
     if left.dtype != right.dtype or left.ndim != right.ndim:
         return False

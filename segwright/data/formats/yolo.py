@@ -12,6 +12,7 @@ another image: an error.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections import Counter
@@ -254,7 +255,7 @@ def _listed_in_yaml(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[str, 
             named = data.get(split)
             for one in named if isinstance(named, list) else [named]:
                 place = path.parent / Path(str(one)).name
-                if isinstance(one, str) and one.lower().endswith(".txt") and place.is_file():
+                if isinstance(one, str) and one.lower().endswith(".txt") and os.path.isfile(place):
                     found.setdefault(split, []).append(place)
         return found
     return {}

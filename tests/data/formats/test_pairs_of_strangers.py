@@ -499,6 +499,46 @@ def test_cityscapes_files_in_any_folders(tmp_path: Path, folders: tuple[str, str
     assert list(data.given) == (["train"] if "train" in folders[0] else [])
 
 
+def test_test_masks_by_cityscapes_names_are_read_where_they_show_classes(tmp_path: Path) -> None:
+    for split, values in (("train", [7, 8]), ("test", [7, 26])):
+        for n in range(3):
+            make_image(tmp_path / split / f"img/{split}{n}_leftImg8bit.png", seed=n)
+            mask(tmp_path / split / f"gt/{split}{n}_gtFine_labelIds.png", values)
+    data = open_dataset(tmp_path)
+    assert data.format == "cityscapes" and all(record.labeled for record in data.given["test"])
+    for n in range(3):
+        mask(tmp_path / f"test/gt/test{n}_gtFine_labelIds.png", [0, 3])
+    data = open_dataset(tmp_path)
+    assert not any(record.labeled for record in data.given["test"]) and any("dummies" in note for note in data.notes)
+    mask(tmp_path / "old/train0_gtFine_labelIds.png", [7, 23])
+    with pytest.raises(FormatError, match="two masks of one name"):
+        open_dataset(tmp_path)
+    mask(tmp_path / "old/train0_gtFine_labelIds.png", [7, 8])
+    assert any("1 mask such as" in note and "copies" in note for note in open_dataset(tmp_path).notes)
+
+
+def test_copies_of_images_that_are_links_to_nothing(tmp_path: Path) -> None:
+    _numbered(tmp_path / "a", 4)
+    _numbered(tmp_path / "b", 4)
+    for i in range(4):
+        (tmp_path / f"b/images/{i}.jpg").unlink()
+        (tmp_path / f"b/images/{i}.jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert len(open_dataset(tmp_path)) == 8  # reading them names the links
+
+
+def test_lists_of_voc_that_cannot_be_read_are_a_warning(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"JPEGImages/{i}.jpg", seed=i)
+        mask(tmp_path / f"SegmentationClass/{i}.png", [0, 1])
+    lists = tmp_path / "ImageSets/Segmentation"
+    write(lists / "train.txt", "0\n1\n# 3\n")
+    (lists / "val.txt").write_text("2\n", encoding="utf-16")
+    (lists / "test.txt").symlink_to(tmp_path / "nothing.txt")
+    data = open_dataset(tmp_path)
+    assert {k: [r.id for r in v] for k, v in data.given.items()} == {"train": ["0", "1"], "val": ["2"]}
+    assert [problem.kind for problem in data.problems if "test.txt" in problem.message] == ["list not read"]
+
+
 def test_the_globs_of_a_refusal_name_the_images_first_and_pair(tmp_path: Path) -> None:
     for n in range(4):
         make_image(tmp_path / f"scene{n}_zz.png", size=(40, 40), seed=n)
