@@ -127,11 +127,12 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
 def pair_files(tree: Tree) -> Pairing:
     """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
     found = _with_arrays(tree, _paired(tree))
-    used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
+    paired = [item for pair in found.pairs for item in pair if item is not None]
+    used = {(item.directory, item.name) for item in (*paired, *found.lone_masks)}  # whatever role they got
     left: dict[str, list[NamedFile]] = {}
     endings: list[NamedFile] = []
     for item in list_items(tree):
-        if item in used:
+        if (item.directory, item.name) in used:
             continue
         if is_measurement(item.folder) or is_rendering(item.folder):
             left.setdefault(os.path.basename(item.folder), []).append(item)
@@ -166,8 +167,15 @@ def _with_arrays(tree: Tree, found: Pairing) -> Pairing:
 
 def _paired(tree: Tree) -> Pairing:
     best = Pairing()
+    listed: list[list[NamedFile]] = []
     for loose, arrays in ((False, False), (True, False), (False, True), (True, True)):
-        found = pair(assign_roles(list_items(tree, loose=loose, arrays=arrays)))
+        items = list_items(tree, loose=loose, arrays=arrays)
+        if items in listed:  # no array, or no longer name, among them: the same pairs again
+            if loose and best.paired:
+                return best
+            continue
+        listed.append(items)
+        found = pair(assign_roles(items))
         _find_rivals(found)
         certain = found.paired and not found.collisions and 2 * found.paired >= min(len(found.pairs), _masks(found))
         if found.rivals or (certain and found.paired >= best.paired):
@@ -418,6 +426,9 @@ def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
     }
     if not measured or len(measured) == len(by_folder):
         return items
+    # images/thermal/ beside masks/thermal/ are a site, with masks of its own
+    masked = {os.path.basename(item.folder) for item in items if item.role == "mask" and item.free}
+    measured = {folder for folder in measured if os.path.basename(folder) not in masked}
     others = {item.stem for folder, members in by_folder.items() if folder not in measured for item in members}
     # images/thermal/ of other scenes than images/day/ are images
     dropped = {
@@ -438,6 +449,9 @@ def _without_renderings(items: list[NamedFile]) -> list[NamedFile]:
             for key in {item.stem, bare(item.stem), re.sub(r"[_\-. ][^_\-. ]+$", "", item.stem)}:
                 beside.setdefault((item.folder, key), set()).add(item.role)
     dropped = {item for item in made if "mask" in beside.get((item.folder, rendered_from(item.stem) or ""), ())}
+    # x_vis.png beside x_ir.png, images and masks: the word distinguishes two images
+    images = {item.stem for item in made if item not in dropped and item.role != "mask"}
+    dropped = {item for item in dropped if item.role != "mask" or item.stem not in images}
     return [item for item in items if item not in dropped]
 
 
@@ -494,6 +508,8 @@ def pair(items: Sequence[NamedFile]) -> Pairing:
     """Images with their masks. ``items`` have roles (:func:`assign_roles`)."""
     images = [item for item in items if item.role == "image"]
     masks = [item for item in items if item.role == "mask"]
+    if not images or not masks:
+        return Pairing([(image, None) for image in images], masks)
     result = Pairing()
     partner: dict[NamedFile, NamedFile] = {}
     taken: set[NamedFile] = set()
