@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from segwright.data.records import Record
 
 DECODED = 2  # times that a name is decoded: %2520 is what a tool makes of %20
 COMMENTS = ("#", ";", "//")
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:/|[a-z][a-z0-9+.-]+://")  # a path of this or another machine, or an address
 
 _Ends = Mapping[str, Mapping[str, None]]  # the end of a path, with the file's name → ids of records
 
@@ -146,10 +148,11 @@ class NameIndex:
             nearer = _nearest(self.by_free_end, _free(tuple(folders)), name, None if end == name else found)
             (end, found), is_free = nearer or (end, found), nearer is not None
         theirs, mine = set(_free(tuple(folders))), self._free_parts(name, (end, is_free), found)
-        if len(found) > 1 and not (theirs and mine and not theirs & mine and not line.startswith("/")):
+        absolute = _ABSOLUTE.match(line) is not None
+        if len(found) > 1 and not (theirs and mine and not theirs & mine and not absolute):
             return "several"
         if theirs and not theirs & mine:
-            if mine and not line.startswith("/"):
+            if mine and not absolute:
                 return None  # another site's file of that name
             self.by_name_alone[line] = None
         return [self.by_id[key] for key in found]

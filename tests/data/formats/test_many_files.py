@@ -46,6 +46,13 @@ def test_the_file_of_a_whole_path_comes_before_longer_paths(tmp_path: Path) -> N
     assert [[r.id for r in index.find(line) or []] for line in ("a/x.png", "b/a/x.png", "a/x")] == [["0"], ["1"], ["0"]]
 
 
+@pytest.mark.parametrize("start", ["/home/me/", "C:/Users/me/", "s3://bucket/"])
+def test_whole_paths_of_another_machine_are_found_by_name(tmp_path: Path, start: str) -> None:
+    index = NameIndex(Tree(tmp_path), [Record("0", tmp_path / "siteA/images/x.png", None)])
+    assert [record.id for record in index.find(f"{start}project/x.png") or []] == ["0"] and index.by_name_alone
+    assert index.find("siteB/x.png") is None
+
+
 def test_comments_of_a_long_list(tmp_path: Path) -> None:
     index = NameIndex(Tree(tmp_path), scenes(tmp_path, 3))
     lines = [f"//server/share/{i}.png" for i in range(20_000)]

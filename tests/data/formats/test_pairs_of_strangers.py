@@ -499,6 +499,18 @@ def test_cityscapes_files_in_any_folders(tmp_path: Path, folders: tuple[str, str
     assert list(data.given) == (["train"] if "train" in folders[0] else [])
 
 
+def test_frames_of_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
+    street = np.random.default_rng(0).integers(60, 200, (96, 128, 3), dtype=np.uint8)
+    for day, place in (("day1", 8), ("day2", 40)):
+        for n in range(4):
+            frame = street.copy()
+            frame[16 + n : 26 + n, place : place + 10] = 230  # what moves
+            write_image(tmp_path / f"{day}/images/{n:03d}.png", frame)
+            mask(tmp_path / f"{day}/masks/{n:03d}.png", [0, 1], size=(96, 128))
+    data = open_dataset(tmp_path)
+    assert len(data) == 8 and not any("copy" in note for note in data.notes)
+
+
 def test_test_masks_by_cityscapes_names_are_read_where_they_show_classes(tmp_path: Path) -> None:
     for split, values in (("train", [7, 8]), ("test", [7, 26])):
         for n in range(3):
