@@ -89,7 +89,12 @@ RULES: tuple[Rule, ...] = (
     Rule("link inside the dataset", _N, _opening, "a link to a folder of the dataset itself is passed over"),
     Rule("run folder", _N, _opening, "a folder of a training run or a saved model is passed over"),
     Rule("folder too deep", _W, _opening, "folders below the deepest level that is read"),
-    Rule("images not listed", _N, _opening, "images in the folder that the annotations do not list"),
+    Rule(
+        "images not listed",
+        _N,
+        _opening,
+        "images in the folder that the annotations, or the list of pairs, do not name",
+    ),
     Rule("images without label file", _WN, _opening, "YOLO: images without a text file of labels"),
     Rule("several masks per image", _W, _opening, "Label Studio: masks of several annotators for one image"),
     Rule("unreadable annotation", _E, _opening, "an annotation file that cannot be parsed"),

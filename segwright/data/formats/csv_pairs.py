@@ -348,7 +348,7 @@ def open_pairs(tree: Tree) -> Dataset:
             found.append((image, mask, line.split))
     problems += [doubt for path in lists for doubt in _order_doubt(path)]
     by_id = [(i, m) for (_, line), i, m in zip(lines, images, masks, strict=True) if _is_id(line.image)]
-    problems += _other_masks(by_id)
+    problems += [*_other_masks(by_id), *_unlisted(tree, images, masks)]
     rows = len(found)
     found = list(dict.fromkeys(found))
     if len(found) < rows:
@@ -390,6 +390,23 @@ def _other_masks(found: Sequence[tuple[Path | None, Path | None]]) -> list[Probl
     )
     fix = "if the list holds something else than pairs, remove it: images and masks of equal names pair without it"
     return [Problem("warning", "masks guessed", message, tuple(str(image) for image, _ in wrong), fix)]
+
+
+def _unlisted(tree: Tree, images: Sequence[Path | None], masks: Sequence[Path | None]) -> list[Problem]:
+    """A note of the images in the folders of those that are listed, and of no mask, which no list names."""
+    listed = {str(path) for path in (*images, *masks) if path is not None}
+    with_images, with_masks = ({os.path.dirname(path) for path in map(str, paths)} for paths in (images, masks))
+    left = [
+        os.path.join(listing.path, name)
+        for _, listing in surroundings(tree).walk()
+        if listing.path in with_images - with_masks
+        for name in listing.files
+        if is_image(name) and os.path.join(listing.path, name) not in listed
+    ]
+    if not left:
+        return []
+    message = f"{counted(len(left), 'image', 'is')} in no list, such as {os.path.basename(left[0])}, and not read"
+    return [Problem("note", "images not listed", message, tuple(left), "add them to the list if they have masks")]
 
 
 def _resolve_all(

@@ -620,14 +620,14 @@ def test_coordinates_are_no_pairs(tmp_path: Path) -> None:
 
 
 def test_ids_that_give_images_the_masks_of_others_are_a_warning(tmp_path: Path) -> None:
-    _numbered(tmp_path)
+    _numbered(tmp_path, 4)
     write(tmp_path / "rank.csv", "image,target\n1,2\n2,0\n0,1\n3,3\n")
     data = open_dataset(tmp_path)
     [found] = data.problems
     assert data.format == "pairs" and found.kind == "masks guessed" and "1.jpg with 2.png" in found.message
     assert len(found.files) == 3
     write(tmp_path / "rank.csv", "image,target\nimages/1.jpg,masks/2.png\nimages/2.jpg,masks/1.png\n")
-    assert not open_dataset(tmp_path).problems  # stated, and no guess
+    assert {problem.kind for problem in open_dataset(tmp_path).problems} == {"images not listed"}  # stated, no guess
 
 
 def test_long_comments_and_links_to_nothing_hide_no_list_of_pairs(tmp_path: Path) -> None:
