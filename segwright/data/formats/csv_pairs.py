@@ -26,6 +26,7 @@ from segwright.data.formats.name_parts import split_of_part
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
+from segwright.data.text_files import delimiter_of, table_rows
 
 IMAGE_COLUMNS = ("image", "images", "img", "image_path", "imagepath", "image_file", "picture", "photo", "filename",
                  "file_name", "file", "input", "x")  # fmt: skip
@@ -209,12 +210,10 @@ _LISTS = {"images": ("masks", "labels", "annotations", "gts", "gt", "targets"),
 
 
 def _rows(text: str) -> list[list[str]]:
-    first = text[: text.find("\n")] if "\n" in text else text
-    delimiter = max("\t;,|", key=first.count)
-    if not first.count(delimiter):
-        return [line.split() for line in text.splitlines() if line.strip()]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]
-    return [row for row in rows if any(row)]
+    first = text.partition("\n")[0]
+    if delimiter_of(first) in first:
+        return table_rows(text)
+    return [line.split() for line in text.splitlines() if line.strip()]
 
 
 def _is_mask(name: str) -> bool:

@@ -100,7 +100,7 @@ def _rows(text: str, *, plain: bool) -> list[list[str]]:
         header = [bare] if 0 < bare.count(delimiter) == lines[start].count(delimiter) else []
         text = "\n".join([*header, *lines[start:]])
     first = text.partition("\n")[0]
-    if first.count(delimiter_of(first)):
+    if delimiter_of(first) in first:
         rows = table_rows(text)
     else:
         rows = [row for line in text.splitlines() if (row := line.split())] if plain else []
