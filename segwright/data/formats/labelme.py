@@ -204,7 +204,7 @@ def open_labelme(tree: Tree) -> Dataset:
             if is_image(name):
                 beside.setdefault((relative, composed(stem(name))), []).append(Path(listing.path, name))
     listed = _class_list(tree, folders)
-    survey = _survey(jsons, listed is None)
+    survey = _survey(jsons)
     found, problems = _images(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
     used = {image for _, _, image in found}
     lone = [path for paths in beside.values() for path in paths if path not in used]
@@ -225,7 +225,7 @@ def open_labelme(tree: Tree) -> Dataset:
         notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
-    kinds = [survey.kinds_of(path) for _, path, _ in track(found, "reading shapes")]
+    kinds = [survey.kinds.get(path, (0, 0)) for _, path, _ in found]  # none of those that cannot be read
     choice = choose_reading(label_rule(tree), kinds, drawn_beside=DRAWN_BESIDE)
     reading = choice.reading
     space, index, background = annotated_space(
@@ -270,7 +270,7 @@ class _Survey:
     """The content of all JSONs, read once while opening."""
 
     labels: dict[str, None] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without an image beside them
+    names: dict[Path, str] = field(default_factory=dict)  # imagePath
     embedded: set[Path] = field(default_factory=set)  # those that hold their image
     others: set[Path] = field(default_factory=set)  # JSON files of another kind
     broken: dict[Path, LabelError] = field(default_factory=dict)
@@ -278,15 +278,6 @@ class _Survey:
     points: PointCount = field(default_factory=PointCount)
     rectangles: int = 0
     shapes: int = 0
-
-    def kinds_of(self, path: Path) -> tuple[int, int]:
-        """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
-        if path not in self.kinds:
-            try:
-                self.count(path, load(path))
-            except DataError:
-                self.kinds[path] = (0, 0)
-        return self.kinds[path]
 
     def count(self, path: Path, data: Mapping[str, Any]) -> None:
         """Count the shapes of a JSON, and its points: pixel positions, so that 0 is the middle of the first pixel."""
@@ -314,10 +305,10 @@ class _Survey:
         return [Problem("error", "unreadable annotation", message, tuple(map(str, self.broken)), first.fix)]
 
 
-def _survey(jsons: list[tuple[str, Path]], labels: bool) -> _Survey:
-    """Read all the JSONs where the labels are needed; LabelError where none can be read."""
+def _survey(jsons: list[tuple[str, Path]]) -> _Survey:
+    """Read all the JSONs; LabelError where none can be read."""
     survey = _Survey()
-    for _, path in track(jsons, "reading labels") if labels else ():
+    for _, path in track(jsons, "reading shapes"):
         try:
             data = load(path)
         except LabelError as error:
@@ -366,11 +357,6 @@ def _images(
                 other = beside.get((relative, other_stem), [])
                 (conflicting if other else renamed).append((path, stated))
             continue
-        if path not in survey.names and path not in survey.broken:
-            try:
-                _note(survey, path, load(path))
-            except DataError as error:
-                survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
         named = [image for image in near if image.name == Path(survey.names.get(path, "")).name]
         if len(named) == 1 or near:
             chosen[path] = (named or near)[0]
