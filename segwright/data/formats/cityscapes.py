@@ -19,9 +19,12 @@ from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.mask_encoding import infer_encoding
+from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import split_of
+from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import ColorTable, FileReader
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
 CLASSES: dict[str, tuple[int, Color]] = {
@@ -46,6 +49,9 @@ CLASSES: dict[str, tuple[int, Color]] = {
     "bicycle": (33, (119, 11, 32)),
 }
 IDS = range(34)
+_NAMES = {*CLASSES, "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
+          "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer",
+          "license plate", "void"}  # fmt: skip
 _IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
 _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_(labelIds|labelTrainIds|color)\.png$")
 _OTHER = re.compile(r".+_gt(?:Fine|Coarse)_(?!instance)[^_]+\.png$")
@@ -135,14 +141,16 @@ def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
     lone = [r.image_path for r in records if r.image_path is not None and r.mask_path is None]
     lone = [path for path in lone if split_of(str(path.parent.relative_to(tree.root))) != "test"]
     strays = [path for name, path in loose.masks.items() if name not in loose.images]
+    masks = [record.mask_path for record in records if record.mask_path is not None]
+    reader, notes, problems = _read_by(tree, loose.kind, masks)
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(loose.kind),
+        reader=reader,
         records=tuple(records),
         given=sort_splits(given),
-        notes=[NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"],
-        problems=pairing_problems(lone, strays),
+        notes=[*notes, "images and masks by Cityscapes' names, in folders of other names"],
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
@@ -222,17 +230,18 @@ def open_cityscapes(tree: Tree) -> Dataset:
         )  # fmt: skip
     kind = kinds.pop()
     given = distinct(given)
-    notes = [NOTES[kind]]
+    masks = [record.mask_path for part in given.values() for record in part if record.mask_path is not None]
+    reader, notes, problems = _read_by(tree, kind, masks)
     if "test" in given:
         notes.append("the test part's masks are dummies, as published, and are not read")
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(kind),
+        reader=reader,
         records=unique_records(given),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, strays),
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
@@ -243,6 +252,19 @@ NOTES = {
     "labelTrainIds": "train ids as they are",
     "color": "the colors of the 19 classes; every other color is ignored",
 }
+
+
+def _read_by(tree: Tree, kind: str, masks: Sequence[Path]) -> tuple[FileReader, list[str], list[Problem]]:
+    """(reader, notes, findings): Cityscapes' classes, or those of a class list that names others, as CVAT writes it."""
+    folders = [listing for _, listing in tree.walk(depth=1)]
+    path = find_class_list(folders, FILE_NAMES)
+    names = {entry.name.strip().lower() for entry in read_class_list(path).entries} if path is not None else set()
+    if path is None or not masks or 2 * len(names & _NAMES) >= len(names):
+        return _reader(kind), [NOTES[kind]], []
+    coding = infer_encoding(masks, read_class_list(path), tree.root)
+    note = f"Cityscapes' folders, and {path.name} names other classes than Cityscapes': the masks are read by it"
+    reader = FileReader(coding.label_space, coding.color_table, source=coding.source)
+    return reader, [note, *coding.notes], list(coding.problems)
 
 
 def _reader(kind: str) -> FileReader:
