@@ -30,7 +30,7 @@ from segwright.data.formats.name_matching import NamedFile, find_class_list
 from segwright.data.formats.raters import find_raters, folders_apart, refusal
 from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import pack_colors
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record
 from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, read_mask
 
 LOOKED_AT = 12  # masks that are read to see whether they are of two values
@@ -269,6 +269,7 @@ def open_layers(tree: Tree) -> Dataset:
     if names[1:] == [OBJECT]:
         notes.append("their names distinguish no classes: all are objects of one class")
     unpaired = [mask.path for mask in layers.lone_masks]
+    problems = [*pairing_problems(lone, unpaired), *_partly_named(layers, named)]
     return Dataset(
         root=tree.root,
         format="layers",
@@ -276,10 +277,24 @@ def open_layers(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, unpaired),
+        problems=problems,
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(unpaired),
     )
+
+
+def _partly_named(layers: MultiMaskIndex, named: Mapping[str, str]) -> list[Problem]:
+    """A warning where some masks name a class and others, in a folder of their own, none."""
+    folders: dict[str, set[str]] = {}
+    for found in layers.masks.values():
+        for mask, part in found:
+            folders.setdefault(mask.folder, set()).add(named[part])
+    bare = [folder for folder, names in folders.items() if names == {OBJECT}]
+    if not bare or len(bare) == len(folders):
+        return []
+    text = f"the masks in {', '.join(bare[:4])} name no class, and others do: read as a class of its own, {OBJECT}"
+    fix = "if they are no class (the valid area, all classes in one), move that folder away; else call it by the class"
+    return [Problem("warning", "masks guessed", text, fix=fix)]
 
 
 def _order(tree: Tree, found: set[str]) -> tuple[list[str], str]:

@@ -127,19 +127,29 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
 def pair_files(tree: Tree) -> Pairing:
     """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
     found = _with_arrays(tree, _paired(tree))
-    used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
+    files = [*(item for pair in found.pairs for item in pair if item is not None), *found.lone_masks]
+    files += [item for rival in (*found.rivals, *found.unread) for item in rival.masks]
+    files += [item for collision in found.collisions for side in collision for item in side]
+    used = {(item.folder, item.name) for item in files}
     left: dict[str, list[NamedFile]] = {}
     endings: list[NamedFile] = []
+    images = {(image.split, image.stem) for image, _ in found.pairs}
     for item in list_items(tree):
-        if item in used:
+        if (item.folder, item.name) in used:
             continue
         if is_measurement(item.folder) or is_rendering(item.folder):
             left.setdefault(os.path.basename(item.folder), []).append(item)
         elif rendered_from(item.stem) is not None:
             endings.append(item)
+        elif item.role is None and found.paired and (item.split, item.stem) in images:
+            left.setdefault(os.path.basename(item.folder), []).append(item)
     for folder, members in left.items():
-        kind = "measurements" if is_measurement(folder) else "overlays or predictions"
-        found.unread.append(Rival(glob_of(members), (), 0, f"by its name it holds {kind}"))
+        kind = "by its name it holds overlays or predictions"
+        if is_measurement(folder):
+            kind = "by its name it holds measurements"
+        elif not is_rendering(folder):
+            kind = "it has the names of the images, and no word for images or masks"
+        found.unread.append(Rival(glob_of(members), (), 0, kind))
     if endings:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
@@ -387,7 +397,7 @@ def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
         decided = _by_twin(decided)
-    decided = _without_renderings(_without_measurements(decided))
+    decided = _without_unnamed(_without_renderings(_without_measurements(decided)))
     masks = [item for item in decided if item.role == "mask"]
     frees, sites = {item.free for item in masks}, {site_of(item.folder, "mask") for item in masks}
     return [item if item.role == "mask" else _as_image(item, frees, sites) for item in decided]
@@ -425,6 +435,30 @@ def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
         if by_folder[folder][0].role is None or any(item.stem in others for item in by_folder[folder])
     }  # fmt: skip
     return [item for item in items if item.folder not in dropped]
+
+
+def _without_unnamed(items: list[NamedFile]) -> list[NamedFile]:
+    """The items without weights/, heatmaps/ or edges/ beside images/ and masks/, under the names of the images.
+
+    Only where the folder has no word for a role, no split of its own, and no masks that have its name (``night`` and
+    ``night_masks``).
+    """
+    named = {(item.split, item.free, item.stem) for item in items if item.role == "image"}
+    masks = {item.folder.casefold() for item in items if item.role == "mask"}
+    if not named or not masks:
+        return items
+    kept: set[str] = set()
+    unnamed: set[str] = set()
+    for item in items:
+        if item.role is None and item.folder not in kept:
+            parts = item.free.split("/") if item.free else []
+            own = (parts[n] for n in range(len(parts))
+                   if (item.split, "/".join(parts[:n] + parts[n + 1 :]), item.stem) in named)  # fmt: skip
+            part = next(own, None)
+            fits = part is not None and not any(part.casefold() in mask for mask in masks)
+            (unnamed if fits else kept).add(item.folder)
+    unnamed = {folder for folder in unnamed - kept if describe_folder(folder, loose=True)[0] is None}
+    return [item for item in items if item.folder not in unnamed] if unnamed else items
 
 
 def _without_renderings(items: list[NamedFile]) -> list[NamedFile]:
