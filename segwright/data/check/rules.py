@@ -90,6 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule("run folder", _N, _opening, "a folder of a training run or a saved model is passed over"),
     Rule("folder too deep", _W, _opening, "folders below the deepest level that is read"),
     Rule("images not listed", _N, _opening, "images in the folder that the annotations do not list"),
+    Rule("marked as deleted", _N, _opening, "COCO Annotator: objects and images that it keeps as deleted"),
     Rule("images without label file", _WN, _opening, "YOLO: images without a text file of labels"),
     Rule("several masks per image", _W, _opening, "Label Studio: masks of several annotators for one image"),
     Rule("unreadable annotation", _E, _opening, "an annotation file that cannot be parsed"),

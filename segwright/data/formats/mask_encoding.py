@@ -86,6 +86,9 @@ def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] 
         classes, problems = choose(classes, set(seen.values), set(seen.colors) | set(seen.palette_colors))
     seen, source, notes = _by_source(seen, classes, scope, where, problems)
     coding = _color_coding(seen, classes, scope, where) if seen.colors else _index_coding(seen, classes, scope, where)
+    mixed = None if seen.colors else seen.edges.problem(str)
+    if mixed is not None and all(problem.kind != mixed.kind for problem in coding.problems):
+        problems.append(mixed)
     if coding.source != "values":  # a color file whose red channel alone has information
         source = coding.source
     if seen.gray_rgb and not seen.colors and source == "values":

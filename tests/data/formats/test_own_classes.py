@@ -81,3 +81,22 @@ def test_what_coco_annotator_marks_as_deleted_is_left_out(tmp_path: Path) -> Non
     assert found is not None and found[10, 10] == 1 and found[10, 40] == 2 and found[10, 25] == 0
     [problem] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "marked as deleted"]
     assert "2 objects and 1 image" in problem.message
+
+
+def test_polygons_in_voc_xml_are_drawn(tmp_path: Path) -> None:
+    """RectLabel and Roboflow write the corners as x1, y1, x2, …; all objects were lost."""
+    for i in range(4):
+        make_image(tmp_path / f"{i}.jpg", size=SIZE, seed=i)
+        objects = ""
+        for name, x in (("cat", 4), ("dog", 30)):
+            corners = [(x, 5), (x + 20, 5), (x + 20, 30), (x, 30)]
+            points = "".join(f"<x{n}>{a}</x{n}><y{n}>{b}</y{n}>" for n, (a, b) in enumerate(corners, 1))
+            box = f"<bndbox><xmin>{x}</xmin><ymin>5</ymin><xmax>{x + 20}</xmax><ymax>30</ymax></bndbox>"
+            objects += f"<object><name>{name}</name>{box}<polygon>{points}</polygon></object>"
+        size = "<size><width>60</width><height>40</height><depth>3</depth></size>"
+        text = f"<annotation><filename>{i}.jpg</filename>{size}{objects}</annotation>"
+        (tmp_path / f"{i}.xml").write_text(text)
+    data = open_dataset(tmp_path)
+    found = data.all.read_mask(0)
+    assert data.label_space.names == ("background", "cat", "dog")
+    assert found is not None and (found[15, 10], found[15, 40], found[35, 10]) == (1, 2, 0)
