@@ -484,19 +484,36 @@ def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
     )
     result = []
     for item, match in zip(members, matches, strict=True):
-        is_mask = match is not None and (match.group(1).casefold() in stems or words(item.stem) in plain)
+        is_mask = match is not None and (
+            match.group(1).casefold() in stems
+            or words(item.stem) in plain
+            or (match.group(2).casefold() in _MASKS and any(one in stems for one in _beginnings(match.group(1))))
+        )
         if not is_mask and item.role is None:  # mask_12.png beside image_12.png
             is_mask = MASK_STEM.match(item.stem) is not None
         result.append(replace(item, role="mask") if is_mask else item)
     return result
 
 
+_MASKS = frozenset({"mask", "masks"})
+
+
+def _beginnings(stem: str) -> Iterator[str]:
+    """What is left of a stem, letter case aside, when it is cut at a sign between its words: x of x_color."""
+    lower = stem.casefold()
+    return (lower[:place] for place in range(len(lower) - 1, 0, -1) if lower[place] in "_-. ")
+
+
 def _by_twin(items: list[NamedFile]) -> list[NamedFile]:
     """x.jpg and x.png side by side, throughout: the PNG is the mask, for only it keeps labels."""
-    pngs = {(i.folder, i.stem) for i in items if i.role is None and i.name.lower().endswith(".png")}
-    others = {(i.folder, i.stem) for i in items if i.role is None and not i.name.lower().endswith(".png")}
-    if not pngs or len(pngs & others) < 0.8 * len(pngs):
+    pngs = {(i.folder, i.stem): i for i in items if i.name.lower().endswith(".png")}
+    others = {(i.folder, i.stem) for i in items if not i.name.lower().endswith(".png")}
+    if not pngs or len(pngs.keys() & others) < 0.8 * len(pngs):
         return items
+    if any(i.role is not None for i in items):  # a folder called images holds photos, unless the content is none
+        twins = [item for key, item in pngs.items() if key in others]
+        if not all(looks_like_labels(twins[round(n * (len(twins) - 1) / SAMPLED)].path) for n in range(SAMPLED + 1)):
+            return items
     return [
         replace(i, role="mask") if i.name.lower().endswith(".png") and (i.folder, i.stem) in others else i
         for i in items

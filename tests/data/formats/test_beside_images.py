@@ -99,3 +99,32 @@ def test_an_error_names_every_kind_of_mask_that_pairs(tmp_path: Path) -> None:
     images, masks = chosen(raised.value)
     assert images == "rgb_anon/fog/*_rgb_anon.png"
     assert {mask.rpartition("_")[2] for mask in masks} == {"labelIds.png", "labelColor.png", "invGray.png"}
+
+
+def test_masks_of_several_kinds_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """The Pixel Annotation Tool's: the markers, the classes and their colors. Two of three were images."""
+    for i in range(5):
+        make_image(tmp_path / f"IMG_{i}.jpg", size=SIZE, seed=i)
+        for place, kind in enumerate(("mask", "watershed_mask", "color_mask")):
+            labels(tmp_path / f"IMG_{i}_{kind}.png", i, 1 + place, 2)
+    with pytest.raises(FormatError, match=r"color_mask, mask, watershed_mask"):
+        open_dataset(tmp_path)
+    data = open_dataset(tmp_path, images="*.jpg", masks="*_watershed_mask.png")
+    assert len(data.all.records) == 5 and all(record.labeled for record in data.all.records)
+
+
+@pytest.mark.parametrize("folder", ["all", "top/images", "Imgs"])
+def test_a_mask_with_the_name_of_its_photo(tmp_path: Path, folder: str) -> None:
+    """MSRA10K; a folder that is called images is none of photos alone."""
+    for i in range(5):
+        make_image(tmp_path / folder / f"p{i}.jpg", size=SIZE, seed=i)
+        labels(tmp_path / folder / f"p{i}.png", i, 255)
+    assert all(record.labeled for record in open_dataset(tmp_path).all.records)
+
+
+def test_photos_in_two_endings_are_no_masks(tmp_path: Path) -> None:
+    for i in range(5):
+        make_image(tmp_path / f"images/p{i}.jpg", size=SIZE, seed=i)
+        make_image(tmp_path / f"images/p{i}.png", size=SIZE, seed=i)
+    with pytest.raises(FormatError):
+        open_dataset(tmp_path)

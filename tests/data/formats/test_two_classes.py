@@ -68,3 +68,33 @@ def test_indices_and_a_list_that_ends_in_the_background_are_a_warning(tmp_path: 
     assert zero_of(tmp_path) == "road"
     [found] = [p for p in check_path(tmp_path, workers=0).warnings if p.kind == "masks guessed"]
     assert "0 is road, and 1 is background" in found.message
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("classes.txt", "0|ground\n1|crop\n2|weed\n"),
+    ("masks/class_mapping.csv", "class_name,class_color\nground,0\ncrop,1\nweed,2\n"),
+])  # fmt: skip
+def test_lists_of_other_signs(tmp_path: Path, name: str, text: str) -> None:
+    for i in range(6):
+        make_image(tmp_path / f"images/{i}.jpg", size=(40, 50), seed=i)
+        labels = np.zeros((40, 50), np.uint8)
+        labels[8 + i : 30, 10:20], labels[5:20, 25:40] = 1, 2
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(labels).save(tmp_path / f"masks/{i}.png")
+    (tmp_path / name).write_text(text)
+    assert open_dataset(tmp_path).label_space.names == ("ground", "crop", "weed")
+
+
+def test_a_row_per_image_is_no_class_list(tmp_path: Path) -> None:
+    """DAGM's Labels.txt of two folders contradicted each other as class lists."""
+    for part, first in (("Train", 0), ("Test", 10)):
+        rows = "1\n"
+        for i in range(first, first + 4):
+            make_image(tmp_path / f"{part}/{i:04d}.PNG", size=(40, 50), seed=i)
+            labels = np.zeros((40, 50), np.uint8)
+            labels[8 : 20 + i, 10:30] = 255
+            (tmp_path / f"{part}/Label").mkdir(exist_ok=True)
+            Image.fromarray(labels).save(tmp_path / f"{part}/Label/{i:04d}_label.PNG")
+            rows += f"{i}\t1\t{i:04d}.PNG\t0\t{i:04d}_label.PNG\n"
+        (tmp_path / f"{part}/Label/Labels.txt").write_text(rows)
+    assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
