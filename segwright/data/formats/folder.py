@@ -27,6 +27,7 @@ from segwright.data.formats.refusals import hint as known_refusal
 from segwright.data.formats.same_images import drop_copies
 from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
+from segwright.data.formats.tool_masks import matlab_order, refuse_own_colors
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.label_maps import is_generated_name
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
@@ -130,6 +131,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     stacks = find_stacks(records)
     mask_paths = [record.mask_path for record in records if record.mask_path is not None]
     mask_paths = mask_paths or [m.path for _, masks in pairing.collisions for m in masks]
+    refuse_own_colors(mask_paths)
     if stacks:
         pages = [record for record in paged(records, stacks) if record.mask_path is not None]
         seen = mask_value_histogram(len(pages), lambda i: _look_at_page(pages[i], look))
@@ -152,7 +154,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         records=paged(records, stacks),
         given=sort_splits({split: paged(members, stacks) for split, members in given.items()}),
         notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
-        problems=[*_guesses(pairing), *findings, *problems, *coding.problems],
+        problems=[*_guesses(pairing), *matlab_order(mask_paths), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),
     )

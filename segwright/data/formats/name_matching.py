@@ -11,6 +11,7 @@ could be the masks of the same images, :attr:`Pairing.rivals` lists them.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections import Counter
@@ -121,7 +122,28 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
                 items.append(NamedFile(relative, name, listing.path, split, free, role))
             elif arrays and name.lower().endswith(ARRAY_ENDINGS) and role != "image":
                 items.append(NamedFile(relative, name, listing.path, split, free, "mask"))
-    return items
+    copies = _copies(items)
+    for item, first in copies.items():
+        tree.memo.setdefault("copies", {})[os.path.join(item.folder, item.name)] = first
+    return [item for item in items if item not in copies] if copies else items
+
+
+_COPY = re.compile(r"(?i)(.+?)(?: - copy(?: ?\(\d+\))?| - (?:kopie|copie|copia)| ?\(\d+\)|[ _]copy[ _]?\d*)")
+
+
+def _copies(items: Sequence[NamedFile]) -> dict[NamedFile, str]:
+    """``3 - Copy.png`` and ``3 (1).png`` with the bytes of ``3.png`` and without a partner → the name of the first."""
+    named = [(item, match) for item in items if (match := _COPY.fullmatch(item.stem))]
+    if not named:
+        return {}
+    stems = Counter(item.stem for item in items)
+    files = {(item.folder, item.name): item for item in items}
+    found: dict[NamedFile, str] = {}
+    for item, match in named:
+        first = files.get((item.folder, match[1] + os.path.splitext(item.name)[1]))
+        if first is not None and stems[item.stem] == 1 and filecmp.cmp(first.path, item.path, shallow=False):
+            found[item] = first.name
+    return found
 
 
 def pair_files(tree: Tree) -> Pairing:
@@ -150,6 +172,8 @@ def pair_files(tree: Tree) -> Pairing:
         elif not is_rendering(folder):
             kind = "it has the names of the images, and no word for images or masks"
         found.unread.append(Rival(glob_of(members), (), 0, kind))
+    for path, first in tree.memo.get("copies", {}).items():
+        found.unread.append(Rival(path, (), 0, f"it is a copy of {first}"))
     if endings:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))

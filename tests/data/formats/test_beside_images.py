@@ -128,3 +128,24 @@ def test_photos_in_two_endings_are_no_masks(tmp_path: Path) -> None:
         make_image(tmp_path / f"images/p{i}.png", size=SIZE, seed=i)
     with pytest.raises(FormatError):
         open_dataset(tmp_path)
+
+
+def test_copies_of_masks_under_a_second_name_are_left_out(tmp_path: Path) -> None:
+    for i in range(5):
+        make_image(tmp_path / f"images/{i}.png", size=SIZE, seed=i)
+        labels(tmp_path / f"masks/{i}.png", i, 1, 2)
+    for name, first in (("2 - Copy", 2), ("3 (1)", 3), ("4_copy", 4)):
+        (tmp_path / f"masks/{name}.png").write_bytes((tmp_path / f"masks/{first}.png").read_bytes())
+    data = open_dataset(tmp_path)
+    assert len(data.all.records) == 5 and all(record.labeled for record in data.all.records)
+    assert sum("is a copy of" in note for note in data.notes) == 3
+    labels(tmp_path / "masks/2 - Copy.png", 7, 1)
+    assert any("2 - Copy.png" in " ".join(p.files) for p in check_path(tmp_path, workers=0).problems)
+
+
+def test_numbers_in_brackets_are_names(tmp_path: Path) -> None:
+    for i in range(5):
+        make_image(tmp_path / f"images/a ({i}).png", size=SIZE, seed=i)
+        labels(tmp_path / f"masks/a ({i}).png", 0, 1, 2)
+    labels(tmp_path / "masks/a.png", 0, 1, 2)
+    assert len([record for record in open_dataset(tmp_path).all.records if record.labeled]) == 5
