@@ -95,6 +95,7 @@ RULES: tuple[Rule, ...] = (
         _opening,
         "images in the folder that the annotations, or the list of pairs, do not name",
     ),
+    Rule("marked as deleted", _N, _opening, "COCO Annotator: objects and images that it keeps as deleted"),
     Rule("images without label file", _WN, _opening, "YOLO: images without a text file of labels"),
     Rule("several masks per image", _W, _opening, "Label Studio: masks of several annotators for one image"),
     Rule("unreadable annotation", _E, _opening, "an annotation file that cannot be parsed"),

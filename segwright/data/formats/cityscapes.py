@@ -22,10 +22,12 @@ from segwright.core.errors import DataError, FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.name_matching import label_numbers
+from segwright.data.formats.mask_encoding import infer_encoding
+from segwright.data.formats.name_matching import find_class_list, label_numbers
 from segwright.data.formats.name_parts import split_of
+from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import ColorTable, FileReader
-from segwright.data.records import Dataset, Record, evenly_spread
+from segwright.data.records import Dataset, Problem, Record, evenly_spread
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
 CLASSES: dict[str, tuple[int, Color]] = {
@@ -52,6 +54,9 @@ CLASSES: dict[str, tuple[int, Color]] = {
 IDS = range(34)
 LOOKED_AT = 3  # masks of a test part, and of those that come twice
 DUMMIES = "the test part's masks are dummies, as published, and are not read"
+_NAMES = {*CLASSES, "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
+          "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer",
+          "license plate", "void"}  # fmt: skip
 _IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
 _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_(labelIds|labelTrainIds|color)\.png$")
 _OTHER = re.compile(r".+_gt(?:Fine|Coarse)_(?!instance)[^_]+\.png$")
@@ -143,17 +148,20 @@ def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
                 found=" and ".join(str(path.relative_to(tree.root)) for path in pair),
                 where=tree.root, fix="move one of the folders away",
             )  # fmt: skip
-    given: dict[str, list[Record]] = {}
-    records = []
-    notes = [NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"]
-    tests = [loose.masks[name] for name, (folder, _) in loose.images.items()
-             if split_of(folder) == "test" and name in loose.masks]  # fmt: skip
-    dummies = bool(tests) and all(_is_dummy(tests[n], loose.kind) for n in evenly_spread(len(tests), LOOKED_AT))
+    tests = {name for name, (folder, _) in loose.images.items() if split_of(folder) == "test" and name in loose.masks}
+    others = [loose.masks[name] for name in loose.images if name in loose.masks and name not in tests]
+    reader, notes, problems = _read_by(tree, loose.kind, others or [*loose.masks.values()])
+    notes = [*notes, "images and masks by Cityscapes' names, in folders of other names"]
+    looked_at = [loose.masks[sorted(tests)[n]] for n in evenly_spread(len(tests), LOOKED_AT)]
+    dummies = bool(tests) and reader.label_space.names == tuple(CLASSES)
+    dummies = dummies and all(_is_dummy(path, loose.kind) for path in looked_at)
     if dummies:
         notes.append(DUMMIES)
     if loose.twice:
         first = loose.twice[0][1].relative_to(tree.root)
         notes.append(f"{counted(len(loose.twice), 'mask')} such as {first} are copies of others, and are not read")
+    given: dict[str, list[Record]] = {}
+    records = []
     for name, (folder, path) in loose.images.items():
         split = split_of(folder)
         records.append(Record(name, path, None if split == "test" and dummies else loose.masks.get(name)))
@@ -165,11 +173,11 @@ def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(loose.kind),
+        reader=reader,
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, strays),
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
@@ -261,17 +269,18 @@ def open_cityscapes(tree: Tree) -> Dataset:
         )  # fmt: skip
     kind = kinds.pop()
     given = distinct(given)
-    notes = [NOTES[kind]]
+    masks = [record.mask_path for part in given.values() for record in part if record.mask_path is not None]
+    reader, notes, problems = _read_by(tree, kind, masks)
     if "test" in given:
         notes.append(DUMMIES)
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(kind),
+        reader=reader,
         records=unique_records(given),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, strays),
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
@@ -282,6 +291,19 @@ NOTES = {
     "labelTrainIds": "train ids as they are",
     "color": "the colors of the 19 classes; every other color is ignored",
 }
+
+
+def _read_by(tree: Tree, kind: str, masks: Sequence[Path]) -> tuple[FileReader, list[str], list[Problem]]:
+    """(reader, notes, findings): Cityscapes' classes, or those of a class list that names others, as CVAT writes it."""
+    folders = [listing for _, listing in tree.walk(depth=1)]
+    path = find_class_list(folders, FILE_NAMES)
+    names = {entry.name.strip().lower() for entry in read_class_list(path).entries} if path is not None else set()
+    if path is None or not masks or 2 * len(names & _NAMES) >= len(names):
+        return _reader(kind), [NOTES[kind]], []
+    coding = infer_encoding(masks, read_class_list(path), tree.root)
+    note = f"Cityscapes' folders, and {path.name} names other classes than Cityscapes': the masks are read by it"
+    reader = FileReader(coding.label_space, coding.color_table, source=coding.source)
+    return reader, [note, *coding.notes], list(coding.problems)
 
 
 def _reader(kind: str) -> FileReader:
