@@ -8,7 +8,6 @@ this format.
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.mask_encoding import infer_encoding
-from segwright.data.formats.name_matching import find_class_list, label_numbers
+from segwright.data.formats.name_matching import find_class_list, label_numbers, same_bytes
 from segwright.data.formats.name_parts import split_of
 from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import ColorTable, FileReader
@@ -142,7 +141,7 @@ def _find_loose(tree: Tree) -> _Loose | None:
 def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
     compared = [loose.twice[n] for n in evenly_spread(len(loose.twice), LOOKED_AT)]
     for pair in compared:
-        if not filecmp.cmp(*pair, shallow=False):
+        if not same_bytes(*pair):
             raise FormatError(
                 "two masks of one name that differ, and which to read is not certain", expected="one mask per image",
                 found=" and ".join(str(path.relative_to(tree.root)) for path in pair),

@@ -128,6 +128,14 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
     return [item for item in items if item not in copies] if copies else items
 
 
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files hold the same; not where one cannot be read."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # a link to nothing: reading it is an error
+        return False
+
+
 _COPY = re.compile(r"(?i)(.+?)(?: - copy(?: ?\(\d+\))?| - (?:kopie|copie|copia)| ?\(\d+\)|[ _]copy[ _]?\d*)")
 
 
@@ -141,7 +149,7 @@ def _copies(items: Sequence[NamedFile]) -> dict[NamedFile, str]:
     found: dict[NamedFile, str] = {}
     for item, match in named:
         first = files.get((item.folder, match[1] + os.path.splitext(item.name)[1]))
-        if first is not None and stems[item.stem] == 1 and filecmp.cmp(first.path, item.path, shallow=False):
+        if first is not None and stems[item.stem] == 1 and same_bytes(first.path, item.path):
             found[item] = first.name
     return found
 

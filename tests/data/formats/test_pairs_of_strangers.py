@@ -536,6 +536,8 @@ def test_copies_of_images_that_are_links_to_nothing(tmp_path: Path) -> None:
         (tmp_path / f"b/images/{i}.jpg").unlink()
         (tmp_path / f"b/images/{i}.jpg").symlink_to(tmp_path / "nothing.jpg")
     assert len(open_dataset(tmp_path)) == 8  # reading them names the links
+    (tmp_path / "b/images/3 (1).jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert len(open_dataset(tmp_path)) == 9
 
 
 def test_lists_of_voc_that_cannot_be_read_are_a_warning(tmp_path: Path) -> None:
