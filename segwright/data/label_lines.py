@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _HASH = re.compile(r"#(?![0-9a-fA-F]{6}(?![0-9a-zA-Z]))")  # a comment, and no color
@@ -19,6 +19,13 @@ _LETTER = re.compile(r"[^\W\d]")
 _BULLET = re.compile(r"[-*•]\s+(\S.*)")
 _FILE = re.compile(r"(?i)\.(?:jpe?g|png|tiff?|bmp|webp|gif)$")
 _LONGEST = 1_000  # characters of a line: a longer one is none of a class list, and would take minutes
+_WORDS = re.compile(r"[^\s,;:|]+")
+_NAMES = frozenset({"name", "names", "class", "classes", "label", "labels", "category", "classname", "class_name"})
+_NUMBERS = frozenset({"id", "idx", "index", "value", "number", "code", "class_id", "label_id", "r", "g", "b", "a",
+                      "red", "green", "blue", "alpha", "color", "rgb"})  # fmt: skip
+_ASSIGNED = re.compile(r"(?i)(?:(\d+)\s*=|(?:class|label|id|index|value)[\s_#]*(\d+)\s*[:=])\s*(\S.*)")
+_HEX = re.compile(r"(?<![\w#])#([0-9a-fA-F]{6})(?![0-9a-zA-Z])")
+_FOUR = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+([^\d\s,;].*)")
 _QUOTED = re.compile(r"([\"'])(.+)\1")
 
 
@@ -30,9 +37,9 @@ def plain_lines(text: str) -> list[str]:
         lines = _one_line(lines[0])
     if max(map(len, lines), default=0) > _LONGEST:
         return lines
-    for read in (_snap, _alpha, _bullets, _numbers_last):
+    for read in (_snap, _alpha, _bullets, _without_header, _assigned, _hex_colors, _numbers_last):
         lines = read(lines)
-    return [_unquoted(_TUPLE.sub(lambda match: f" {match[1]} ", line)) for line in lines]
+    return [_unquoted(line) for line in _numbers_before_name(_TUPLE.sub(r" \1 ", line) for line in lines)]
 
 
 def _one_line(line: str) -> list[str]:
@@ -60,6 +67,46 @@ def _alpha(lines: list[str]) -> list[str]:
 def _bullets(lines: list[str]) -> list[str]:
     found = [match for match in map(_BULLET.fullmatch, lines) if match]
     return [match[1] for match in found] if lines and len(found) == len(lines) else lines
+
+
+def _without_header(lines: list[str]) -> list[str]:
+    """The lines below ``id name`` or ``class r g b``, where all of them hold numbers."""
+    words = _WORDS.findall(lines[0].lower()) if lines else []
+    heads = len(words) > 1 and set(words) <= _NAMES | _NUMBERS and set(words) & _NAMES and set(words) & _NUMBERS
+    numbered = len(lines) > 1 and all(any(part.isdecimal() for part in _WORDS.findall(line)) for line in lines[1:])
+    return lines[1:] if heads and numbered else lines
+
+
+def _assigned(lines: list[str]) -> list[str]:
+    """``0 sky`` for ``0 = sky`` and ``class 0: sky``."""
+    found = [match for match in map(_ASSIGNED.fullmatch, lines) if match]
+    return [f"{match[1] or match[2]} {match[3]}" for match in found] if len(found) == len(lines) else lines
+
+
+def _hex_colors(lines: list[str]) -> list[str]:
+    """``sky 255 0 0`` for ``sky #ff0000`` and ``#ff0000 sky``."""
+    found = [match for match in map(_HEX.search, lines) if match]
+    if len(found) < len(lines):
+        return lines
+    rest = [
+        " ".join(f"{line[: match.start()]} {line[match.end() :]}".split())
+        for line, match in zip(lines, found, strict=True)
+    ]
+    colors = [" ".join(str(int(match[1][at : at + 2], 16)) for at in (0, 2, 4)) for match in found]
+    return [f"{name} {color}" for name, color in zip(rest, colors, strict=True)] if all(rest) else lines
+
+
+def _numbers_before_name(lines: Iterable[str]) -> list[str]:
+    """``1 car 255 0 0`` for ``1 255 0 0 car``, and ``car 255 0 0`` for ``255 0 0 255 car``, where 255 is alpha."""
+    lines = list(lines)
+    found = [match for match in map(_FOUR.fullmatch, lines) if match]
+    if not found or len(found) < len(lines):
+        return lines
+    first, last = [int(match[1]) for match in found], {match[4] for match in found}
+    counted = sorted(first) in (list(range(len(lines))), list(range(1, len(lines) + 1)))
+    if last in ({"0"}, {"1"}, {"255"}) and not counted:
+        return [f"{m[5]} {m[1]} {m[2]} {m[3]}" for m in found]
+    return [f"{m[1]} {m[5]} {m[2]} {m[3]} {m[4]}" for m in found]
 
 
 def _numbers_last(lines: list[str]) -> list[str]:

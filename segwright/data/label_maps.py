@@ -36,7 +36,7 @@ IGNORED_NAMES = frozenset(
 )
 MAX_BYTES = 4_000_000
 MAX_YAML = 100_000  # characters: its parser takes a second for so many
-_SPLIT = re.compile(r"[,;:\t ]+")
+_SPLIT = re.compile(r"[,;:|\t ]+")
 
 
 _COMMENT = re.compile(r"(?<=\S)\s+(?:#|//)(?:\s+[^\W\d].*)?$")  # behind a name; '#ff0000' and '# 2' are none
@@ -275,8 +275,9 @@ def _from_csv(text: str, *, train_ids: bool = False) -> tuple[list[ClassEntry], 
         "name": _column(header, *_NAME_COLUMNS),
         "value": _column(header, "value", "pixel value", "pixelvalue", "id", "index", "label id", "class id",
                          "class index", "label value", "category id", "labelid", "classid", "pixel", "gray value",
-                         "grey value", "code", "number", "idx"),
-        "color": _column(header, "color", "colour", "rgb", "hex", "rgb color", "hex color"),
+                         "grey value", "code", "number", "idx", "gt code"),
+        "color": _column(header, "color", "colour", "rgb", "hex", "rgb color", "hex color", "class color",
+                         "label color"),
         "r": _column(header, "r", "red"),
         "g": _column(header, "g", "green"),
         "b": _column(header, "b", "blue"),
@@ -293,6 +294,9 @@ def _from_csv(text: str, *, train_ids: bool = False) -> tuple[list[ClassEntry], 
         place = next((i for i, cell in enumerate(header) if cell in ("class", "label") and i != column["name"]), None)
         if place is not None and all(place < len(row) and row[place].isdecimal() for row in rows[1:]):
             column["value"] = place
+        place = column["color"]
+        if column["value"] is None and place is not None and all(r[place].isdecimal() for r in rows[1:] if r[place:]):
+            column["value"], column["color"] = place, None  # V7: the "color" of a gray mask is its value
     entries = []
     for i, row in enumerate(rows[1:]):
         fields = {key: row[place] for key, place in column.items() if place is not None and place < len(row)}
@@ -337,7 +341,7 @@ def _from_line(line: str) -> tuple[int | None, str, Color | None]:
     if len(fields) >= 4 and all(numbers[:3]) and not all(numbers):
         return None, " ".join(fields[3:]), _color(fields[:3])
     if len(fields) >= 2 and numbers[0]:
-        return int(fields[0]), line[line.index(fields[0]) + len(fields[0]) :].strip(" :,;\t"), None
+        return int(fields[0]), line[line.index(fields[0]) + len(fields[0]) :].strip(" :,;|\t"), None
     return None, line, None
 
 

@@ -83,12 +83,7 @@ def detect_encoding(data: bytes) -> str:
             return name
     head = data[:4096]
     if head.count(0) >= max(len(head) // 4, 1) and len(head) >= 4:
-        for name, zeros in (
-            ("utf-32-le", (1, 2, 3)),
-            ("utf-32-be", (0, 1, 2)),
-            ("utf-16-le", (1,)),
-            ("utf-16-be", (0,)),
-        ):
+        for name, zeros in _ZEROS:
             step = 4 if "32" in name else 2
             if all(head[place] == 0 for place in zeros) and head[next(i for i in range(step) if i not in zeros)] != 0:
                 return name

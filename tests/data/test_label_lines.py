@@ -81,8 +81,28 @@ def test_lists_with_numbers(tmp_path: Path, name: str) -> None:
 def test_numbers_that_belong_to_names_stay() -> None:
     assert plain_lines("lane 1\nlane 2\nlane 3\n") == ["lane 1", "lane 2", "lane 3"]
     assert plain_lines("route 66\nroad 7\n") == ["route 66", "road 7"]
-    assert plain_lines("#ff0000 car\n# a comment\n#### more\n") == ["#ff0000 car"]
+    assert plain_lines("#ff0000 car\n# a comment\n#### more\n") == ["car 255 0 0"]
     assert plain_lines("car (old)\nman's hat\n") == ["car (old)", "man's hat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("id name\n1 sky\n0 road\n", ["1 sky", "0 road"]),
+        ("name, id\nsky, 1\nroad, 0\n", ["1 sky", "0 road"]),
+        ("class r g b\nsky 1 2 3\nroad 4 5 6\n", ["sky 1 2 3", "road 4 5 6"]),
+        ("class name\nclass label\n", ["class name", "class label"]),  # no numbers: names
+        ("1=sky\n0 = bare road\n", ["1 sky", "0 bare road"]),
+        ("class 1: sky\nclass 0: road\n", ["1 sky", "0 road"]),
+        ("sky #ff0000\nbare road #00FF10\n", ["sky 255 0 0", "bare road 0 255 16"]),
+        ("1 #ff0000 sky\n0 #00ff10 road\n", ["1 sky 255 0 0", "0 road 0 255 16"]),
+        ("0 9 8 7 sky\n1 255 0 0 road\n", ["0 sky 9 8 7", "1 road 255 0 0"]),
+        ("9 8 7 255 sky\n255 0 0 255 road\n", ["sky 9 8 7", "road 255 0 0"]),
+        ("7 9 8 7 sky\n11 255 0 3 road\n", ["7 sky 9 8 7", "11 road 255 0 3"]),
+    ],
+)
+def test_headers_and_numbers_before_the_name(text: str, lines: list[str]) -> None:
+    assert plain_lines(text) == lines
 
 
 def test_an_xml_of_images_is_no_class_list(tmp_path: Path) -> None:

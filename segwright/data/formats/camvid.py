@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
-from segwright.data.formats.file_tree import Tree, is_image, stem
+from segwright.data.formats.file_tree import Tree, is_image, read_ends, stem
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
 
@@ -113,8 +113,7 @@ def _index_splits(tree: Tree) -> list[str]:
 
 
 def _looks_like_segnet_list(path: Path) -> bool:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        line = file.readline()
+    line = read_ends(path, 4096).partition("\n")[0]
     return "trainannot/" in line and "CamVid" in line
 
 

@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from segwright.core.counted import counted
-from segwright.core.errors import FormatError
+from segwright.core.errors import DataError, FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.mask_encoding import infer_encoding
+from segwright.data.formats.name_matching import find_class_list, label_numbers, same_bytes
 from segwright.data.formats.name_parts import split_of
+from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import ColorTable, FileReader
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record, evenly_spread
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
 CLASSES: dict[str, tuple[int, Color]] = {
@@ -46,6 +51,11 @@ CLASSES: dict[str, tuple[int, Color]] = {
     "bicycle": (33, (119, 11, 32)),
 }
 IDS = range(34)
+LOOKED_AT = 3  # masks of a test part, and of those that come twice
+DUMMIES = "the test part's masks are dummies, as published, and are not read"
+_NAMES = {*CLASSES, "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
+          "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer",
+          "license plate", "void"}  # fmt: skip
 _IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
 _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_(labelIds|labelTrainIds|color)\.png$")
 _OTHER = re.compile(r".+_gt(?:Fine|Coarse)_(?!instance)[^_]+\.png$")
@@ -95,10 +105,11 @@ class _Loose:
     images: dict[str, tuple[str, Path]]
     masks: dict[str, Path]
     kind: str
+    twice: list[tuple[Path, Path]]  # masks of one name
 
 
 def _loose(tree: Tree) -> _Loose | None:
-    """The pairs by names alone; None where none pairs, or where a name comes twice."""
+    """The pairs by names alone; None where none pairs, or where the name of an image comes twice."""
     if "cityscapes loose" not in tree.memo:
         tree.memo["cityscapes loose"] = None if tree.is_file else _find_loose(tree)
     found: _Loose | None = tree.memo["cityscapes loose"]
@@ -108,6 +119,7 @@ def _loose(tree: Tree) -> _Loose | None:
 def _find_loose(tree: Tree) -> _Loose | None:
     images: dict[str, tuple[str, Path]] = {}
     masks: dict[tuple[str, str], dict[str, Path]] = {}
+    twice: dict[str, list[tuple[Path, Path]]] = {}
     for relative, listing in tree.walk():
         for name in listing.files:
             match = _IMAGE.match(name)
@@ -116,20 +128,42 @@ def _find_loose(tree: Tree) -> _Loose | None:
                     return None
                 images[match[1]] = relative, Path(listing.path, name)
             elif (match := _MASK.match(name)) is not None:
-                masks.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
+                path = Path(listing.path, name)
+                if (other := masks.setdefault((match[2], match[3]), {}).setdefault(match[1], path)) != path:
+                    twice.setdefault(match[3], []).append((other, path))
     for kind in KINDS:
         found = masks.get(("Coarse", kind), {}) | masks.get(("Fine", kind), {})
         if found.keys() & images.keys():
-            return _Loose(images, found, kind)
+            return _Loose(images, found, kind, twice.get(kind, []))
     return None
 
 
 def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
+    compared = [loose.twice[n] for n in evenly_spread(len(loose.twice), LOOKED_AT)]
+    for pair in compared:
+        if not same_bytes(*pair):
+            raise FormatError(
+                "two masks of one name that differ, and which to read is not certain", expected="one mask per image",
+                found=" and ".join(str(path.relative_to(tree.root)) for path in pair),
+                where=tree.root, fix="move one of the folders away",
+            )  # fmt: skip
+    tests = {name for name, (folder, _) in loose.images.items() if split_of(folder) == "test" and name in loose.masks}
+    others = [loose.masks[name] for name in loose.images if name in loose.masks and name not in tests]
+    reader, notes, problems = _read_by(tree, loose.kind, others or [*loose.masks.values()])
+    notes = [*notes, "images and masks by Cityscapes' names, in folders of other names"]
+    looked_at = [loose.masks[sorted(tests)[n]] for n in evenly_spread(len(tests), LOOKED_AT)]
+    dummies = bool(tests) and reader.label_space.names == tuple(CLASSES)
+    dummies = dummies and all(_is_dummy(path, loose.kind) for path in looked_at)
+    if dummies:
+        notes.append(DUMMIES)
+    if loose.twice:
+        first = loose.twice[0][1].relative_to(tree.root)
+        notes.append(f"{counted(len(loose.twice), 'mask')} such as {first} are copies of others, and are not read")
     given: dict[str, list[Record]] = {}
     records = []
     for name, (folder, path) in loose.images.items():
         split = split_of(folder)
-        records.append(Record(name, path, None if split == "test" else loose.masks.get(name)))
+        records.append(Record(name, path, None if split == "test" and dummies else loose.masks.get(name)))
         if split is not None:
             given.setdefault(split, []).append(records[-1])
     lone = [r.image_path for r in records if r.image_path is not None and r.mask_path is None]
@@ -138,14 +172,26 @@ def _open_loose(tree: Tree, loose: _Loose) -> Dataset:
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(loose.kind),
+        reader=reader,
         records=tuple(records),
         given=sort_splits(given),
-        notes=[NOTES[loose.kind], "images and masks by Cityscapes' names, in folders of other names"],
-        problems=pairing_problems(lone, strays),
+        notes=notes,
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
+
+
+def _is_dummy(path: Path, kind: str) -> bool:
+    """Whether a mask shows none of the classes, as those of the published test part."""
+    if kind == "color":
+        known = {red << 16 | green << 8 | blue for _, (red, green, blue) in CLASSES.values()}
+    else:
+        known = set(range(len(CLASSES))) if kind == "labelTrainIds" else {value for value, _ in CLASSES.values()}
+    try:
+        return known.isdisjoint(np.unique(label_numbers(path)).tolist())
+    except DataError:
+        return False  # reading it is an error
 
 
 def detect(tree: Tree) -> str | None:
@@ -222,17 +268,18 @@ def open_cityscapes(tree: Tree) -> Dataset:
         )  # fmt: skip
     kind = kinds.pop()
     given = distinct(given)
-    notes = [NOTES[kind]]
+    masks = [record.mask_path for part in given.values() for record in part if record.mask_path is not None]
+    reader, notes, problems = _read_by(tree, kind, masks)
     if "test" in given:
-        notes.append("the test part's masks are dummies, as published, and are not read")
+        notes.append(DUMMIES)
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=_reader(kind),
+        reader=reader,
         records=unique_records(given),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, strays),
+        problems=[*pairing_problems(lone, strays), *problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
     )
@@ -243,6 +290,19 @@ NOTES = {
     "labelTrainIds": "train ids as they are",
     "color": "the colors of the 19 classes; every other color is ignored",
 }
+
+
+def _read_by(tree: Tree, kind: str, masks: Sequence[Path]) -> tuple[FileReader, list[str], list[Problem]]:
+    """(reader, notes, findings): Cityscapes' classes, or those of a class list that names others, as CVAT writes it."""
+    folders = [listing for _, listing in tree.walk(depth=1)]
+    path = find_class_list(folders, FILE_NAMES)
+    names = {entry.name.strip().lower() for entry in read_class_list(path).entries} if path is not None else set()
+    if path is None or not masks or 2 * len(names & _NAMES) >= len(names):
+        return _reader(kind), [NOTES[kind]], []
+    coding = infer_encoding(masks, read_class_list(path), tree.root)
+    note = f"Cityscapes' folders, and {path.name} names other classes than Cityscapes': the masks are read by it"
+    reader = FileReader(coding.label_space, coding.color_table, source=coding.source)
+    return reader, [note, *coding.notes], list(coding.problems)
 
 
 def _reader(kind: str) -> FileReader:

@@ -75,6 +75,8 @@ def choose(
     for path, is_known in _candidates(folders):
         if path.suffix.lower() in (".csv", ".tsv") and _is_of_images(path, folders, values):
             continue
+        if path.suffix.lower() == ".txt" and _lists_files(path):
+            continue
         try:
             found = read_class_list(path)
         except LabelError as error:
@@ -170,6 +172,16 @@ def _is_of_images(path: Path, folders: Sequence[Folder], values: AbstractSet[int
         return False
     repeated = any(len(set(column)) < len(rows) and not "".join(column).isdecimal() for column in columns)
     return repeated or not _SUGGESTIVE.search(path.stem)
+
+
+def _lists_files(path: Path) -> bool:
+    """Whether most lines of a text name an image: DAGM's Labels.txt has a row per image."""
+    try:
+        lines = [line.split() for line in read_text(path, SHORT).splitlines()]
+    except DataError:
+        return False
+    filled = [line for line in lines if len(line) > 1]
+    return len(filled) > 1 and 2 * sum(any(map(is_image, line)) for line in filled) > len(lines)
 
 
 def _refuse_contradictions(lists: Sequence[ClassList]) -> None:

@@ -28,7 +28,7 @@ from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rle import encode_string
 from segwright.data.formats.base import Format, label_rule, sort_splits, unique_records
-from segwright.data.formats.coco_categories import make_classes
+from segwright.data.formats.coco_categories import make_classes, spell_id
 from segwright.data.formats.coco_names import stuff_thing_space
 from segwright.data.formats.coco_records import CocoFile, CocoRecords, choose_for
 from segwright.data.formats.file_tree import Tree, is_image, read_ends, stem
@@ -136,11 +136,26 @@ def _load(path: Path) -> dict[str, Any]:
         if stray is not None:
             raise FormatError("not a COCO JSON", expected=f"objects in {key}", found=repr(stray)[:60], where=path,
                               fix="export it again")  # fmt: skip
+    data["deleted"] = _drop_deleted(data)
     for image in data["images"]:
         if "file_name" not in image and isinstance(image.get("coco_url"), str):  # LVIS names images by address alone
             image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     found: dict[str, Any] = data
     return found
+
+
+def _drop_deleted(data: dict[str, Any]) -> tuple[int, int]:
+    """Leave out what COCO Annotator keeps as deleted, and the objects of such images; (images, objects) left out."""
+    before = len(data["images"]), len(data["annotations"])
+    gone = {spell_id(image.get("id")) for image in data["images"] if image.get("deleted") in (True, 1)}
+    data["images"] = [image for image in data["images"] if image.get("deleted") not in (True, 1)]
+    gone -= {spell_id(image.get("id")) for image in data["images"]}
+    data["annotations"] = [
+        one
+        for one in data["annotations"]
+        if one.get("deleted") not in (True, 1) and spell_id(one.get("image_id")) not in gone
+    ]
+    return before[0] - len(data["images"]), before[1] - len(data["annotations"])
 
 
 def _by_id(found: object) -> bool:

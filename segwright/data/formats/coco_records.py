@@ -53,6 +53,17 @@ def _without_objects(files: Sequence[CocoFile], data: Sequence[Mapping[str, Any]
     return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
 
 
+def _deleted(files: Sequence[CocoFile], data: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """A note for what a JSON lists and marks as deleted."""
+    counts = [part.get("deleted", (0, 0)) for part in data]
+    images, objects = (sum(count[place] for count in counts) for place in (0, 1))
+    if not images and not objects:
+        return []
+    message = f"{counted(objects, 'object')} and {counted(images, 'image')} are marked as deleted, and left out"
+    paths = tuple(str(file.path) for file, count in zip(files, counts, strict=True) if any(count))
+    return [Problem("note", "marked as deleted", message, paths, "remove the key deleted from the JSON to keep them")]
+
+
 # annotation, category id in one spelling, why it has no area, whether it is marked iscrowd
 _Object = tuple[Mapping[str, Any], str, str | None, bool]
 
@@ -81,7 +92,7 @@ class CocoRecords:
         self.tree, self.files, self.data, self.classes = tree, files, data, classes
         self.choice = choice or Choice(Reading(strokes=False))
         self.ledger = Ledger()
-        self.problems = _without_objects(files, data)
+        self.problems = [*_without_objects(files, data), *_deleted(files, data)]
         self.boxes = 0
         self.points = PointCount()
         self.names = [{spell_id(c.get("id")): category_name(c) for c in part["categories"]} for part in data]
@@ -244,8 +255,9 @@ class CocoRecords:
         self.problems += found.problems
         self._find_pngs(entries)
         claims: dict[Path, list[_Entry]] = {}
+        pngs = set(self.pngs.values())
         for entry, path in zip(entries, found.paths, strict=True):
-            if path is not None and path not in self.pngs.values():
+            if path is not None and path not in pngs:
                 claims.setdefault(path, []).append(entry)
         payloads: dict[Path, Any] = {}
         contested: dict[Path, list[int]] = {}

@@ -26,6 +26,7 @@ from segwright.data.formats.name_parts import split_of_part
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
+from segwright.data.text_files import delimiter_of, table_rows
 
 IMAGE_COLUMNS = ("image", "images", "img", "image_path", "imagepath", "image_file", "picture", "photo", "filename",
                  "file_name", "file", "input", "x")  # fmt: skip
@@ -80,8 +81,13 @@ def read_lines(path: Path) -> list[Line]:
         cells = [*row, *[""] * 8]
         named = cells[split].lower() if split is not None else ""
         lines.append(Line(cells[image], cells[mask] or None, SPLIT_NAMES.get(named, named) or listed_split))
-    # Names without an ending, as ids, only under a header that names them
-    return [line for line in lines if is_image(line.image) or (headed and _is_id(line.image))]
+    # Names without an ending, as ids, only under a header that names them; numbers under x and y are coordinates
+    points = header[image] == "x" and header[mask] == "y"
+    return [
+        line
+        for line in lines
+        if is_image(line.image) or (headed and _is_id(line.image) and not (points and line.image.isdecimal()))
+    ]
 
 
 def _objects(path: Path) -> list[list[str]]:
@@ -89,7 +95,7 @@ def _objects(path: Path) -> list[list[str]]:
 
     Lists under the names of splits (``{"training": [{"image": …, "label": …}]}``) give their splits.
     """
-    if path.stat().st_size > MAX_JSON:
+    if not path.is_file() or path.stat().st_size > MAX_JSON:  # a link to nothing, or annotations
         return []
     text = read_text(path, MAX_JSON)
     try:
@@ -153,14 +159,18 @@ def _without_comments(path: Path) -> list[str]:
     body = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
     for line in lines:
         bare = line.lstrip().removeprefix("#").strip()
-        first = re.split(r"[,;|\t]", line.strip())[0].strip()
         if not line.lstrip().startswith("#"):
             kept.append(line)
         elif not kept and _is_header(bare, body):
             kept.append(bare)
-        elif Path(path.parent, first).exists() or Path(path.parent, first.split()[0]).exists():
+        elif _begins_with_file(path.parent, line.strip()):
             kept.append(line)  # a file whose name begins so
     return kept
+
+
+def _begins_with_file(folder: Path, line: str) -> bool:
+    first = re.split(r"[,;|\t]", line)[0].strip()
+    return any(_is_mask(name) and os.path.exists(folder / name) for name in {first, line.split()[0]})
 
 
 def _beside(path: Path, rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -200,12 +210,10 @@ _LISTS = {"images": ("masks", "labels", "annotations", "gts", "gt", "targets"),
 
 
 def _rows(text: str) -> list[list[str]]:
-    first = text[: text.find("\n")] if "\n" in text else text
-    delimiter = max("\t;,|", key=first.count)
-    if not first.count(delimiter):
-        return [line.split() for line in text.splitlines() if line.strip()]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]
-    return [row for row in rows if any(row)]
+    first = text.partition("\n")[0]
+    if delimiter_of(first) in first:
+        return table_rows(text)
+    return [line.split() for line in text.splitlines() if line.strip()]
 
 
 def _is_mask(name: str) -> bool:
@@ -338,6 +346,8 @@ def open_pairs(tree: Tree) -> Dataset:
         else:
             found.append((image, mask, line.split))
     problems += [doubt for path in lists for doubt in _order_doubt(path)]
+    by_id = [(i, m) for (_, line), i, m in zip(lines, images, masks, strict=True) if _is_id(line.image)]
+    problems += [*_other_masks(by_id), *_unlisted(tree, images, masks)]
     rows = len(found)
     found = list(dict.fromkeys(found))
     if len(found) < rows:
@@ -363,6 +373,39 @@ def open_pairs(tree: Tree) -> Dataset:
         unpaired_images=tuple(image for image, mask, _ in found if mask is None),
         unpaired_masks=tuple(no_image),
     )
+
+
+def _other_masks(found: Sequence[tuple[Path | None, Path | None]]) -> list[Problem]:
+    """A warning where ids give images the masks of other ids, and masks of their own are among them."""
+    pairs = [(image, mask) for image, mask in found if image is not None and mask is not None]
+    masks = {mask.stem for _, mask in pairs}
+    wrong = [(image, mask) for image, mask in pairs if image.stem != mask.stem and image.stem in masks]
+    if not wrong:
+        return []
+    image, mask = wrong[0]
+    message = (
+        f"the list pairs {counted(len(wrong), 'image')} with a mask of another name, though masks of their own names "
+        f"are there, such as {image.name} with {mask.name}: read as listed"
+    )
+    fix = "if the list holds something else than pairs, remove it: images and masks of equal names pair without it"
+    return [Problem("warning", "masks guessed", message, tuple(str(image) for image, _ in wrong), fix)]
+
+
+def _unlisted(tree: Tree, images: Sequence[Path | None], masks: Sequence[Path | None]) -> list[Problem]:
+    """A note of the images in the folders of those that are listed, and of no mask, which no list names."""
+    listed = {str(path) for path in (*images, *masks) if path is not None}
+    with_images, with_masks = ({os.path.dirname(path) for path in map(str, paths)} for paths in (images, masks))
+    left = [
+        os.path.join(listing.path, name)
+        for _, listing in surroundings(tree).walk()
+        if listing.path in with_images - with_masks
+        for name in listing.files
+        if is_image(name) and os.path.join(listing.path, name) not in listed
+    ]
+    if not left:
+        return []
+    message = f"{counted(len(left), 'image', 'is')} in no list, such as {os.path.basename(left[0])}, and not read"
+    return [Problem("note", "images not listed", message, tuple(left), "add them to the list if they have masks")]
 
 
 def _resolve_all(

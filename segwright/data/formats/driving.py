@@ -20,7 +20,7 @@ from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats import cityscapes
-from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.file_tree import Tree, read_text
 from segwright.data.formats.mask_encoding import MaskEncoding
 from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
@@ -313,7 +313,7 @@ SYNTHIA = Layout(
 def _lines(tree: Tree, name: str) -> list[str]:
     for _, listing in tree.walk(depth=2):
         if name in listing.files:
-            return Path(listing.path, name).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+            return read_text(Path(listing.path, name)).splitlines()
     return []
 
 

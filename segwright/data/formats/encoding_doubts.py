@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -20,11 +21,15 @@ from segwright.core.errors import LabelError
 from segwright.core.types import Color
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.label_maps import ClassEntry, ClassList
+from segwright.data.records import Problem
 
 LOOKED_AT = 12  # masks whose regions are counted
 MOST_OBJECTS = 400  # in a mask: more are counted by the number of values alone
 COARSE = 250_000  # pixels in which regions are counted
 FEWEST_MASKS = 4
+TALL = 512  # rows of a mask in which edges are counted
+MIXED = 0.5  # of the edges between two values have a pixel between, and of the runs of that value are such pixels
+FEWEST_MIXED = 40  # edges with a pixel between
 MANY_OBJECTS = 4  # in one mask, at the least
 SINGLE = 0.95  # of all values of the masks are one connected region each
 RARE = 0.02  # of all pixels: what an edge's color covers at the most
@@ -70,6 +75,61 @@ def _one_region(mask: npt.NDArray[np.generic], value: int) -> bool:
         return True
     part = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == value
     return bool(cv2.connectedComponents(part.astype(np.uint8), connectivity=8)[0] == 2)
+
+
+def count_edges(mask: npt.NDArray[np.generic]) -> Edges:
+    """Of an H×W mask: its edges between two values that are no neighbors, and the pixels that stand on them."""
+    rows = mask[:: max(1, math.ceil(mask.shape[0] / TALL))].astype(np.int64)
+    left, middle, right = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+    plain = (left != 255) & (middle != 255) & (right != 255)
+    between = plain & (((left < middle) & (middle < right)) | ((left > middle) & (middle > right)))
+    first, second = rows[:, 1:-2], rows[:, 2:-1]
+    sharp = (np.abs(first - second) > 1) & (rows[:, :-3] == first) & (second == rows[:, 3:])
+    sharp &= (first != 255) & (second != 255)
+    starts = rows[:, 1:][rows[:, 1:] != rows[:, :-1]]  # where a run of one value begins
+    return Edges(
+        Counter(middle[between].tolist()), int(sharp.sum()), Counter(starts.tolist()) if between.any() else Counter()
+    )
+
+
+@dataclass
+class Edges:
+    """Edges along the rows of masks between two values that are not neighbors."""
+
+    between: Counter[int] = field(default_factory=Counter)  # value of a single pixel on an edge → edges
+    sharp: int = 0  # edges without such a pixel
+    runs: Counter[int] = field(default_factory=Counter)  # value → runs of it along the rows
+    masks: int = 0  # that were added
+    mixed: int = 0  # of them those with such pixels on most edges
+
+    def add(self, other: Edges) -> None:
+        self.between += other.between
+        self.runs += other.runs
+        self.sharp += other.sharp
+        between = sum(other.between.values())
+        self.masks += bool(between or other.sharp)
+        self.mixed += between > 0 and between >= MIXED * (between + other.sharp)
+
+    def problem(self, names: Callable[[int], str]) -> Problem | None:
+        """The warning for indices that an interpolating resize has mixed: 0 and 4 with 1, 2, 3 along their edges.
+
+        An outline of one value is a class of its own; what lies in stretches, too, or of several values, is none.
+        """
+        total = sum(self.between.values())
+        thin = [value for value, count in self.between.items() if count >= MIXED * self.runs[value]]
+        outline = len(self.between) == 1 and total >= 0.9 * sum(self.runs[value] for value in self.between)
+        if total < FEWEST_MIXED or total < MIXED * (total + self.sharp) or not thin or outline:
+            return None
+        if 2 * self.mixed < self.masks:
+            return None  # single files, which the check names
+        shown = ", ".join(names(value) for value in sorted(thin)[:6])
+        share = 100 * total / (total + self.sharp)
+        message = (
+            f"along {share:.0f} % of the edges between classes stands a single pixel of a value between the two "
+            f"({shown}): masks that were resized by interpolation, or saved with loss, show classes that are not there"
+        )
+        fix = "write the masks again as PNG, resized by the nearest neighbor alone (Image.NEAREST, cv2.INTER_NEAREST)"
+        return Problem("warning", "anti-aliased masks", message, fix=fix)
 
 
 def refuse_objects(counts: Sequence[tuple[int, int] | None], where: Path) -> None:

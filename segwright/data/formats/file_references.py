@@ -28,6 +28,7 @@ from segwright.imageio import EXTENSIONS
 Noun = Literal["image", "mask", "segment PNG"]
 
 SHOWN = 3  # examples in a message
+MOST_ALIKE = 64  # files whose paths end alike that are looked at for a looser match: of more none is certain
 MISSING_KINDS: dict[Noun, str] = {
     "image": "image missing",
     "mask": "mask missing",
@@ -144,17 +145,31 @@ class FileIndex:
     def loose(self, spelling: Spelling) -> tuple[int, list[str]]:
         """(common end in parts, files): those of the base name that share the longest end of the path."""
         parts = spelling.path.casefold().split("/")
-        best: list[str] = []
-        most = 0
-        for path in self.by_name.get(parts[-1], ()):
-            end = _common_end(composed(path).casefold().split("/"), parts)
-            if end >= most:
-                best = [*best, path] if end == most else [path]
-                most = end
-        if len(best) > 1:  # of names that differ in letter case alone, the one as spelt
+        best: list[str] = self.by_name.get(parts[-1], [])
+        most = _common_end(composed(best[0]).casefold().split("/"), parts) if len(best) == 1 else min(len(best), 1)
+        if len(best) > 1:
+            ends = (("/".join(parts[start:]), len(parts) - start) for start in range(len(parts) - 1))
+            best, most = next(((self.by_end[end], n) for end, n in ends if end in self.by_end), (best, most))
+        if 1 < len(best) <= MOST_ALIKE:  # of names that differ in letter case alone, the one as spelt
             spelt = [path for path in best if composed(path).split("/")[-1] == spelling.path.split("/")[-1]]
             best = spelt or best
         return most, best
+
+    @functools.cached_property
+    def by_end(self) -> dict[str, list[str]]:
+        """Every end of a path with a folder, letter case aside, of the names that several files have → the files."""
+        found: dict[str, list[str]] = {}
+        for paths in self.by_name.values():
+            for path in paths if len(paths) > 1 else ():
+                parts = composed(path).casefold().split("/")
+                for start in range(len(parts) - 1):
+                    found.setdefault("/".join(parts[start:]), []).append(path)
+        return found
+
+    @functools.cached_property
+    def folder_names(self) -> frozenset[str]:
+        """The names of the folders, letter case aside."""
+        return frozenset(path.split("/")[-1].casefold() for path in self.folders)
 
 
 def file_index(tree: Tree) -> FileIndex:
@@ -246,13 +261,13 @@ def _looser(index: FileIndex, reference: Reference, owners: Mapping[str, object]
     """The files that a looser match leaves for a name: none, the one, or several that fit alike."""
     folder, _ = _place(index, reference)
     for spelling in _all_spellings(reference):
-        end, found = index.loose(spelling)
+        end, alike = index.loose(spelling)
         found = [
             path
-            for path in found
+            for path in alike[:MOST_ALIKE]
             if path not in owners and _admits(index, reference, spelling, path, end, folder, faithful)
         ]
-        if found:
+        if len(found) > 1 or (found and len(alike) <= MOST_ALIKE):
             return found
     return []
 
@@ -281,7 +296,7 @@ def _admits(
 
 
 def _exists(index: FileIndex, name: str) -> bool:
-    return not is_generic(name) and any(path.split("/")[-1].casefold() == name.casefold() for path in index.folders)
+    return not is_generic(name) and name.casefold() in index.folder_names
 
 
 def _specific(folder: str) -> bool:
@@ -320,7 +335,7 @@ def _problems(
                 "make sure that they are the same files, or correct the names",
             )
         )
-    absent = [number for number in result.missing if number not in set(result.ambiguous)]
+    absent = sorted(set(result.missing) - set(result.ambiguous))
     if absent:
         where = _sources(references, absent)
         names = [references[number].name for number in absent]
@@ -363,7 +378,7 @@ def _elsewhere(index: FileIndex, names: Sequence[str]) -> str:
         posixpath.dirname(path) or "."
         for name in names[:100]
         for spelling in spellings(name)[:1]
-        for path in index.by_name.get(spelling.path.split("/")[-1].casefold(), ())
+        for path in index.by_name.get(spelling.path.split("/")[-1].casefold(), [])[:MOST_ALIKE]
     )
     if folders:
         return f" (files of these names in {', '.join([*folders][:4])} are not taken for them)"

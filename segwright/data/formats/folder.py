@@ -18,8 +18,8 @@ from segwright.core.errors import DataError, FormatError, LabelError, NameClashE
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.folder_roles import describe_folder, is_measurement, is_rendering, rendered_from
-from segwright.data.formats.globs import pair_globs
+from segwright.data.formats.folder_roles import describe_folder, is_rendering, rendered_from
+from segwright.data.formats.glob_hints import suggested_globs
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
@@ -27,6 +27,7 @@ from segwright.data.formats.refusals import hint as known_refusal
 from segwright.data.formats.same_images import drop_copies
 from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
+from segwright.data.formats.tool_masks import matlab_order, refuse_own_colors
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.label_maps import is_generated_name
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
@@ -38,7 +39,6 @@ from segwright.imageio.sandbox import map_isolated
 
 _OBJECTS = re.compile(r"(?i)instances?(?:ids?)?$|^instance|segmentationobject")
 _TRACKS = re.compile(r"(?i)man_(?:seg|track)[_\d]*\.tiff?")
-LOOKED_AT = 12  # folders of which one file is looked at for an example in an error
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 
 
@@ -131,6 +131,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     stacks = find_stacks(records)
     mask_paths = [record.mask_path for record in records if record.mask_path is not None]
     mask_paths = mask_paths or [m.path for _, masks in pairing.collisions for m in masks]
+    refuse_own_colors(mask_paths)
     if stacks:
         pages = [record for record in paged(records, stacks) if record.mask_path is not None]
         seen = mask_value_histogram(len(pages), lambda i: _look_at_page(pages[i], look))
@@ -153,7 +154,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         records=paged(records, stacks),
         given=sort_splits({split: paged(members, stacks) for split, members in given.items()}),
         notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
-        problems=[*_guesses(pairing), *findings, *problems, *coding.problems],
+        problems=[*_guesses(pairing), *matlab_order(mask_paths), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),
     )
@@ -352,14 +353,12 @@ def hint(tree: Tree) -> FormatError | None:
     listed = "; ".join(
         f"{folder}/ ({counted(len(names), 'file')}, {names[0]})" for folder, names in list(filled.items())[:12]
     )
-    first, second = _guessed_roles(tree, filled)
     root = shlex.quote(str(tree.root))
-    globs = _paired_globs(tree, filled, first, second)
-    named = (
-        f"name them: segwright check {root} --images {shlex.quote(globs[0])} --masks {shlex.quote(globs[1])}; or "
-        if globs
-        else ""
-    )
+    globs = suggested_globs(tree, filled)
+    named = ""
+    if globs is not None:
+        masks = " or ".join(f"--masks {shlex.quote(masks)}" for masks in globs[1])
+        named = f"name them: segwright check {root} --images {shlex.quote(globs[0])} {masks}; or "
     return FormatError(
         "images, and which files are their masks is not clear",
         expected="folders called images and masks, files such as x.jpg and x_mask.png, or a list of pairs",
@@ -367,33 +366,6 @@ def hint(tree: Tree) -> FormatError | None:
         where=tree.root,
         fix=f"{named}write a CSV with columns image,mask, a pair per line; or name the format with --format",
     )
-
-
-def _paired_globs(tree: Tree, filled: Mapping[str, Sequence[str]], images: str, masks: str) -> tuple[str, str] | None:
-    """Globs for the folders of images and of masks that pair files; of several endings one. None where none does."""
-    endings = dict.fromkeys(
-        "*" + re.sub(r"^.*(?=[_\-. ][^_\-. ]*\.[^.]*$)|^[^_\-. ]*(?=\.)", "", n) for n in filled[masks]
-    )
-    for ending in ["*", *list(endings)[:LOOKED_AT]]:
-        globs = os.path.join(images, "*"), os.path.join(masks, ending)
-        try:
-            pair_globs(tree, *globs)
-        except DataError:
-            continue
-        return globs
-    return None
-
-
-def _guessed_roles(tree: Tree, filled: Mapping[str, Sequence[str]]) -> tuple[str, str]:
-    """The folders that an example of the options names: one of photos and one of few-valued files, where there are."""
-    by_kind: dict[bool | None, str] = {}
-    for folder, names in list(filled.items())[:LOOKED_AT]:
-        if not is_measurement(folder):
-            by_kind.setdefault(looks_like_labels(Path(tree.root, folder, names[0])), folder)
-    first, second = list(filled)[:2]
-    photos = by_kind.get(False, next(folder for folder in filled if folder != by_kind.get(True)))
-    labels = by_kind.get(True, second if second != photos else first)
-    return photos, labels
 
 
 def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | None:

@@ -43,7 +43,8 @@ OTHER_KINDS = frozenset({"instance", "instances", "inst", "panoptic", "object", 
                           "parts", "edge", "edges", "boundary", "boundaries", "depth"})  # fmt: skip
 # Folders of measurements beside the images: neither images nor masks where another folder holds images
 _MEASUREMENTS = frozenset({"depth", "depths", "disparity", "disparities", "normals", "confidence",
-                           "thermal", "nir", "infrared", "lidar"})  # fmt: skip
+                           "thermal", "nir", "infrared", "lidar", "elevation", "elevations", "dsm", "dsms", "ndsm",
+                           "dem", "dtm", "heights", "heightmap", "heightmaps"})  # fmt: skip
 # Folders of what was drawn from masks or by a model: neither images nor masks where other folders hold both
 _RENDERED = frozenset({"overlay", "overlays", "overlaid", "visualization", "visualizations", "visualisation",
                        "visualisations", "viz", "blend", "blended", "preview", "previews", "thumbnail",

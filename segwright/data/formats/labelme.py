@@ -204,10 +204,8 @@ def open_labelme(tree: Tree) -> Dataset:
             if is_image(name):
                 beside.setdefault((relative, composed(stem(name))), []).append(Path(listing.path, name))
     listed = _class_list(tree, folders)
-    mask_value_histogram = _survey(jsons, listed is None)
-    found, problems = _images(
-        tree, [one for one in jsons if one[1] not in mask_value_histogram.others], beside, mask_value_histogram
-    )
+    survey = _survey(jsons)
+    found, problems = _images(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
     used = {image for _, _, image in found}
     lone = [path for paths in beside.values() for path in paths if path not in used]
     lone, doubt = _apart(tree, lone, used)
@@ -223,11 +221,11 @@ def open_labelme(tree: Tree) -> Dataset:
         labels = {entry.name: entry.color for entry in listed.entries}
         notes = listed.notes()
     else:
-        labels = dict.fromkeys(sorted(mask_value_histogram.labels))
+        labels = dict.fromkeys(sorted(survey.labels))
         notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
-    kinds = [mask_value_histogram.kinds_of(path) for _, path, _ in track(found, "reading shapes")]
+    kinds = [survey.kinds.get(path, (0, 0)) for _, path, _ in found]  # none of those that cannot be read
     choice = choose_reading(label_rule(tree), kinds, drawn_beside=DRAWN_BESIDE)
     reading = choice.reading
     space, index, background = annotated_space(
@@ -235,8 +233,8 @@ def open_labelme(tree: Tree) -> Dataset:
     )
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
     notes += [*choice.notes, *(reading.notes(fill_name(space, background)) if reading.partial else [])]
-    notes += mask_value_histogram.points.notes()
-    every, rectangles = mask_value_histogram.shapes, mask_value_histogram.rectangles
+    notes += survey.points.notes()
+    every, rectangles = survey.shapes, survey.rectangles
     boxes = boxes_only(every, "rectangles", reading.rule) if every and every == rectangles else []
     return Dataset(
         root=tree.root,
@@ -245,7 +243,7 @@ def open_labelme(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *boxes, *mask_value_histogram.problems()],
+        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *boxes, *survey.problems()],
         unpaired_images=tuple(lone),
     )
 
@@ -263,7 +261,8 @@ def _apart(tree: Tree, lone: list[Path], used: set[Path | None]) -> tuple[list[P
     folders = ", ".join(dict.fromkeys(path.parent.relative_to(tree.root).as_posix() for path in masks))
     message = f"the images have masks as well ({counted(len(masks), 'file')} in {folders}): the labelme JSONs are read"
     fix = "--format folder reads the masks; or move away what does not hold"
-    return [path for path in lone if path not in set(masks)], [Problem("warning", "masks guessed", message, (), fix)]
+    apart = set(masks)
+    return [path for path in lone if path not in apart], [Problem("warning", "masks guessed", message, (), fix)]
 
 
 @dataclass
@@ -271,7 +270,7 @@ class _Survey:
     """The content of all JSONs, read once while opening."""
 
     labels: dict[str, None] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without an image beside them
+    names: dict[Path, str] = field(default_factory=dict)  # imagePath
     embedded: set[Path] = field(default_factory=set)  # those that hold their image
     others: set[Path] = field(default_factory=set)  # JSON files of another kind
     broken: dict[Path, LabelError] = field(default_factory=dict)
@@ -279,15 +278,6 @@ class _Survey:
     points: PointCount = field(default_factory=PointCount)
     rectangles: int = 0
     shapes: int = 0
-
-    def kinds_of(self, path: Path) -> tuple[int, int]:
-        """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
-        if path not in self.kinds:
-            try:
-                self.count(path, load(path))
-            except DataError:
-                self.kinds[path] = (0, 0)
-        return self.kinds[path]
 
     def count(self, path: Path, data: Mapping[str, Any]) -> None:
         """Count the shapes of a JSON, and its points: pixel positions, so that 0 is the middle of the first pixel."""
@@ -315,44 +305,42 @@ class _Survey:
         return [Problem("error", "unreadable annotation", message, tuple(map(str, self.broken)), first.fix)]
 
 
-def _survey(jsons: list[tuple[str, Path]], labels: bool) -> _Survey:
-    """Read all the JSONs where the labels are needed; LabelError where none can be read."""
-    mask_value_histogram = _Survey()
-    for _, path in track(jsons, "reading labels") if labels else ():
+def _survey(jsons: list[tuple[str, Path]]) -> _Survey:
+    """Read all the JSONs; LabelError where none can be read."""
+    survey = _Survey()
+    for _, path in track(jsons, "reading shapes"):
         try:
             data = load(path)
         except LabelError as error:
             if error.message == "not a labelme JSON":
-                mask_value_histogram.others.add(path)  # a COCO export or a class list beside them
+                survey.others.add(path)  # a COCO export or a class list beside them
             else:
-                mask_value_histogram.broken[path] = error
+                survey.broken[path] = error
             continue
         except DataError as error:
-            mask_value_histogram.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
+            survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
             continue
-        _note(mask_value_histogram, path, data)
-    if mask_value_histogram.broken and len(mask_value_histogram.broken) + len(mask_value_histogram.others) == len(
-        jsons
-    ):
-        raise next(iter(mask_value_histogram.broken.values()))
-    return mask_value_histogram
+        _note(survey, path, data)
+    if survey.broken and len(survey.broken) + len(survey.others) == len(jsons):
+        raise next(iter(survey.broken.values()))
+    return survey
 
 
-def _note(mask_value_histogram: _Survey, path: Path, data: Mapping[str, Any]) -> None:
-    mask_value_histogram.names[path] = str(data.get("imagePath") or "")
+def _note(survey: _Survey, path: Path, data: Mapping[str, Any]) -> None:
+    survey.names[path] = str(data.get("imagePath") or "")
     if data.get("imageData"):
-        mask_value_histogram.embedded.add(path)
-    mask_value_histogram.count(path, data)
+        survey.embedded.add(path)
+    survey.count(path, data)
     for shape in data["shapes"]:
         if isinstance(shape, Mapping) and shape.get("label") is not None and str(shape["label"]).strip():
-            mask_value_histogram.labels[str(shape["label"])] = None
+            survey.labels[str(shape["label"])] = None
 
 
 def _images(
     tree: Tree,
     jsons: list[tuple[str, Path]],
     beside: Mapping[tuple[str, str], list[Path]],
-    mask_value_histogram: _Survey,
+    survey: _Survey,
 ) -> tuple[list[tuple[str, Path, Path | None]], list[Problem]]:
     """(folder, JSON, image) of every JSON with an image: the one of its name beside it, else that of imagePath."""
     chosen: dict[Path, Path] = {}
@@ -363,28 +351,20 @@ def _images(
         near = beside.get((relative, composed(path.stem)), [])
         if len(near) == 1:
             chosen[path] = near[0]
-            stated = mask_value_histogram.names.get(path, "").replace("\\", "/").rpartition("/")[2]
+            stated = survey.names.get(path, "").replace("\\", "/").rpartition("/")[2]
             other_stem = stem(composed(stated))
             if stated and other_stem.casefold() != composed(near[0].stem).casefold():
                 other = beside.get((relative, other_stem), [])
                 (conflicting if other else renamed).append((path, stated))
             continue
-        if path not in mask_value_histogram.names and path not in mask_value_histogram.broken:
-            try:
-                _note(mask_value_histogram, path, load(path))
-            except DataError as error:
-                mask_value_histogram.broken[path] = LabelError(
-                    error.message, found=error.found, where=path, fix=error.fix
-                )
-        named = [image for image in near if image.name == Path(mask_value_histogram.names.get(path, "")).name]
+        named = [image for image in near if image.name == Path(survey.names.get(path, "")).name]
         if len(named) == 1 or near:
             chosen[path] = (named or near)[0]
         else:
             open_ones.append((relative, path))
-    asked = [(relative, path) for relative, path in open_ones if path not in mask_value_histogram.embedded]
+    asked = [(relative, path) for relative, path in open_ones if path not in survey.embedded]
     references = [
-        Reference(mask_value_histogram.names.get(path, path.name), path, describe_folder(relative)[1])
-        for relative, path in asked
+        Reference(survey.names.get(path, path.name), path, describe_folder(relative)[1]) for relative, path in asked
     ]
     found = resolve_all(tree, references)
     taken = set(chosen.values())
@@ -395,15 +375,11 @@ def _images(
     claimed = {**contested, **{p: [i] for i, p in enumerate(found.paths) if p is not None and p in taken}}
     problems = [*found.problems, *([claimed_twice(references, claimed, tree.root)] if claimed else [])]
     problems += _other_names(conflicting, "warning", "which is there as well") + _other_names(renamed, "note", "")
-    kept = [
-        (relative, path, chosen.get(path))
-        for relative, path in jsons
-        if path in chosen or path in mask_value_histogram.embedded
-    ]
+    kept = [(relative, path, chosen.get(path)) for relative, path in jsons if path in chosen or path in survey.embedded]
     if not kept:
         raise FormatError(
             "none of the JSON's images is there",
-            expected=", ".join([*mask_value_histogram.names.values()][:3]),
+            expected=", ".join([*survey.names.values()][:3]),
             found="; ".join(problem.message for problem in problems)[:600],
             where=tree.root,
             fix="copy the images beside the JSON files",

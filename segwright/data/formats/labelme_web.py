@@ -2,11 +2,14 @@
 ``Images/place/x.jpg``, or the XML beside its image. Not the program labelme, which writes JSON.
 
 Objects marked as deleted are not drawn; what no object covers is background; later objects lie over earlier ones.
-Objects drawn as masks (``segm``) name a PNG in ``Masks/place``; it is what is not 0.
+Objects drawn as masks (``segm``) name a PNG in ``Masks/place``; it is what is not 0. VOC's XML with polygons
+(``<x1>``, ``<y1>``, …: RectLabel, Roboflow) is read alike.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +45,7 @@ from segwright.imageio import read_mask
 
 MAX_BYTES = 100_000_000
 LOOKED_AT = 3
+_CORNER = re.compile(r"[xy][0-9]+")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def read_file(path: Path) -> _File:
         if root.tag != "annotation":
             raise ValueError(f"the root is {root.tag}")
         figures = [_figure(one) for one in root.iter("object") if (one.findtext("deleted") or "0").strip() != "1"]
-        rows, columns = root.findtext("imagesize/nrows") or "", root.findtext("imagesize/ncols") or ""
+        rows = root.findtext("imagesize/nrows") or root.findtext("size/height") or ""
+        columns = root.findtext("imagesize/ncols") or root.findtext("size/width") or ""
         size = (int(rows), int(columns)) if rows.strip().isdecimal() and columns.strip().isdecimal() else (0, 0)
         folder = (root.findtext("folder") or "").strip()
         return _File((root.findtext("filename") or "").strip(), folder, *size, tuple(figures))
@@ -79,10 +84,18 @@ def _figure(one: Any) -> Figure:
     polygon = one.find("polygon")
     if polygon is not None:
         points = [[float(pt.findtext("x") or "nan"), float(pt.findtext("y") or "nan")] for pt in polygon.iter("pt")]
+        points = points or _numbered(polygon)
         kind = "polygon" if len(points) > 2 else "lines" if len(points) == 2 else "points"
         return Figure(name, kind, [points] if kind == "polygon" else points)
     mask = (one.findtext("segm/mask") or "").strip()
     return Figure(name, "mask files", mask) if mask else Figure(name, "objects without a shape")
+
+
+def _numbered(polygon: Any) -> list[list[float]]:
+    """The corners of <x1>, <y1>, <x2>, … as RectLabel and Roboflow write polygons into VOC's files."""
+    found = {child.tag: float(child.text or "nan") for child in polygon if _CORNER.fullmatch(child.tag)}
+    numbers = sorted(int(tag[1:]) for tag in found if tag.startswith("x"))
+    return [[found[f"x{n}"], found.get(f"y{n}", float("nan"))] for n in numbers]
 
 
 @dataclass
@@ -119,7 +132,7 @@ class _Mask:
         here = self.annotation.parent
         base = Path(self.name).name
         up = [Path(*["Masks" if part == "Annotations" else part for part in here.parts]), here / "Masks", here]
-        path = next((folder / base for folder in up if (folder / base).is_file()), None)
+        path = next((folder / base for folder in up if os.path.isfile(folder / base)), None)
         if path is None:
             raise LabelError(
                 "an object's mask is missing", expected=f"{base} in Masks/", where=self.annotation,
@@ -224,7 +237,7 @@ def _reference(path: Path, one: _File) -> Reference:
     name = one.image or f"{path.stem}.jpg"
     there = beside / name
     return Reference(
-        str(there) if there.is_file() and beside != path.parent else name, path, split_of(path.parent.name)
+        str(there) if os.path.isfile(there) and beside != path.parent else name, path, split_of(path.parent.name)
     )
 
 

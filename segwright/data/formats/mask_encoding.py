@@ -29,8 +29,9 @@ from segwright.data.formats.encoding_doubts import (
 )
 from segwright.data.formats.file_tree import Folder
 from segwright.data.formats.gray_levels import blurred, evenly_spaced, levels_between
+from segwright.data.formats.list_doubts import background_second, black_one, color_twice, guessed, named_twice
 from segwright.data.formats.mask_histogram import Look, MaskValueHistogram, histogram_of_files, look_at
-from segwright.data.label_maps import ClassList, generated_color_name, generated_name, generated_value_name
+from segwright.data.label_maps import ClassEntry, ClassList, generated_color_name, generated_name, generated_value_name
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable
 from segwright.data.records import Problem
@@ -85,6 +86,9 @@ def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] 
         classes, problems = choose(classes, set(seen.values), set(seen.colors) | set(seen.palette_colors))
     seen, source, notes = _by_source(seen, classes, scope, where, problems)
     coding = _color_coding(seen, classes, scope, where) if seen.colors else _index_coding(seen, classes, scope, where)
+    mixed = None if seen.colors else seen.edges.problem(str)
+    if mixed is not None and all(problem.kind != mixed.kind for problem in coding.problems):
+        problems.append(mixed)
     if coding.source != "values":  # a color file whose red channel alone has information
         source = coding.source
     if seen.gray_rgb and not seen.colors and source == "values":
@@ -119,10 +123,6 @@ def _by_source(
     return seen, "values", []
 
 
-def _guessed(message: str, fix: str) -> Problem:
-    return Problem("warning", "masks guessed", message, fix=fix)
-
-
 def _by_alpha(
     seen: MaskValueHistogram, scope: str, problems: list[Problem], under: str
 ) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
@@ -130,7 +130,7 @@ def _by_alpha(
     if seen.opaque_pixels:
         values[255] = values.get(255, 0) + seen.opaque_pixels
     message = f"{scope} have an alpha channel over what is {under}: the alpha channel is read as the mask"
-    problems.append(_guessed(message, "if the classes are elsewhere, write the masks without an alpha channel"))
+    problems.append(guessed(message, "if the classes are elsewhere, write the masks without an alpha channel"))
     return MaskValueHistogram(seen.masks, seen.total, values=values), "alpha", [message]
 
 
@@ -149,7 +149,7 @@ def _by_channel(
         reading = "the first is read as the class, the others are not read"
         message = f"{scope} have three channels of 16 bits ({ranges}): {reading}"
         fix = "otherwise write the channel that holds the classes as an 8-bit PNG"
-        problems.append(_guessed(message, fix))
+        problems.append(guessed(message, fix))
         return MaskValueHistogram(seen.masks, seen.total, values=red), "red", [message]
     if all(max(part) <= 255 for part in parts):  # 8-bit colors in a wider file
         colors = dict(seen.colors)
@@ -352,10 +352,23 @@ def _by_luma(values: list[int], classes: ClassList, found: str) -> MaskEncoding 
     note = f"{found}: the grays of the class list's colors"
     plain = all(r == g == b for r, g, b in classes.colors)
     fix = "write the masks in the colors that the class list names, or as indices"
-    problems = () if plain else (_guessed(f"{note}: color masks that were converted to gray", fix),)
+    problems = () if plain else (guessed(f"{note}: color masks that were converted to gray", fix),)
     return MaskEncoding(
         LabelSpace(base.names, base.colors, mapping=mapping), notes=(*classes.notes(), note), problems=problems
     )
+
+
+def _black_and_white(kept: Sequence[ClassEntry], classes: ClassList, found: str) -> MaskEncoding:
+    """Masks of 0 and 255 and a list of two classes."""
+    zero, doubt = black_one(kept, classes)
+    base = classes.label_space()
+    other = next(entry for entry in kept if entry is not zero)
+    mapping = {0: base.names.index(zero.name), 255: base.names.index(other.name)}
+    note = f"{found}: 0 is {zero.name}, 255 is {other.name}"
+    fix = "otherwise give the masks' values in classes.csv (id,name): one line for 0, one for 255"
+    problems = (guessed(f"{note}, {doubt}", fix),) if doubt else ()
+    space = LabelSpace(base.names, base.colors, mapping=mapping)
+    return MaskEncoding(space, notes=(*classes.notes(), note), problems=problems)
 
 
 def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEncoding:
@@ -367,18 +380,16 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
     known = {entry.value for entry in classes.entries}
     kept = [entry for entry in classes.entries if not entry.ignored]
     if set(values) <= {0, 255} and 255 in values and len(kept) == 2 and 255 not in known:
-        base = classes.label_space()
-        space = LabelSpace(base.names, base.colors, mapping={0: 0, 255: 1})
-        return MaskEncoding(space, notes=(*classes.notes(), f"{found}: 0 is {space.names[0]}, 255 is {space.names[1]}"))
+        return _black_and_white(kept, classes, found)
     if not classes.numbered and len(kept) == len(values) and evenly_spaced(values):
         base = classes.label_space()
         space = LabelSpace(base.names, base.colors, mapping={value: i for i, value in enumerate(values)})
         note = f"{found}: evenly spaced gray levels, in the order of the names"
-        guess = _guessed(note, "otherwise give the values in classes.csv (id,name)")
+        guess = guessed(note, "otherwise give the values in classes.csv (id,name)")
         return MaskEncoding(space, notes=(*classes.notes(), note), problems=(guess,))
     space = classes.label_space()
     notes = [*classes.notes(), found]
-    twice = _named_twice(classes)
+    twice = (*named_twice(classes), *background_second(values, classes))
     stray = [value for value in values if value not in space.mapping]
     if stray:
         notes.append(f"values that the class list does not name: {_listed(stray)}; images with them cannot be read")
@@ -387,31 +398,6 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
     return MaskEncoding(
         space, notes=tuple(notes), problems=(*twice, *(() if IGNORE_INDEX in known else _ignored(seen)))
     )
-
-
-def _named_twice(classes: ClassList) -> tuple[Problem, ...]:
-    """A warning where a list without values holds a name twice: its values are one class."""
-    names = [entry.name for entry in classes.entries if not entry.ignored]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not twice or classes.numbered:
-        return ()
-    message = f"the class list names {', '.join(twice[:4])} more than once: the values of one name are one class"
-    return (_guessed(message, "name every class once, or give the values in classes.csv (id,name)"),)
-
-
-def _color_twice(classes: ClassList, colors: Sequence[Color]) -> tuple[Problem, ...]:
-    """A warning where a list gives one color, which the masks hold, to classes of several names: the first counts."""
-    names: dict[Color, list[str]] = {}
-    for entry in classes.entries:
-        if entry.color in colors and entry.color is not None:
-            names.setdefault(entry.color, []).append(entry.name)
-    for color, several in names.items():
-        if len(set(several)) > 1:
-            message = (
-                f"the class list gives {generated_color_name(color)} to {', '.join(several[:4])}: read as {several[0]}"
-            )
-            return (_guessed(message, "give every class a color of its own, in the list and in the masks"),)
-    return ()
 
 
 def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding:
@@ -442,7 +428,7 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
     if large:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
-        problems = (_guessed(f"{found}: {why}", fix),)
+        problems = (guessed(f"{found}: {why}", fix),)
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 
@@ -483,7 +469,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         refuse_swapped_channels(unknown, classes)
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
-        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes), _color_twice(classes, found))
+        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes), color_twice(classes, found))
     refuse_object_colors(seen.regions, where)
     if len(found) > MANY_VALUES:
         raise LabelError(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError
-from segwright.data.formats.encoding_doubts import LOOKED_AT, color_regions, count_objects
+from segwright.data.formats.encoding_doubts import LOOKED_AT, Edges, color_regions, count_edges, count_objects
 from segwright.data.mask_files import MaskPixels, alpha_follows, inspect_mask
 from segwright.data.readers import is_gray, pack_colors
 from segwright.imageio import DEFAULT_LIMITS, read_file
@@ -50,6 +50,8 @@ class MaskValueHistogram:
     objects: list[tuple[int, int] | None] = field(default_factory=list)  # of the first gray files
     regions: list[dict[int, tuple[int, bool]]] = field(default_factory=list)  # of the first color files, by color
     deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
+
+    edges: Edges = field(default_factory=Edges)  # of the first gray files of at least three values
 
     @property
     def pixels(self) -> int:
@@ -153,6 +155,8 @@ def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
             seen.value_sets[frozenset(colors)] = seen.value_sets.get(frozenset(colors), 0) + 1
         if len(seen.objects) < LOOKED_AT and len(colors) > 1:
             seen.objects.append(count_objects(mask, sorted(colors)))
+            if len(colors) > 2 and min(mask.shape) > 3:
+                seen.edges.add(count_edges(mask))
     if found.palette is not None:
         seen.palette_files += 1
         for value, pixels in colors.items():

@@ -30,12 +30,13 @@ from segwright.data.formats.name_matching import NamedFile, find_class_list
 from segwright.data.formats.raters import find_raters, folders_apart, refusal
 from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import pack_colors
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record
 from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, read_mask
 
 LOOKED_AT = 12  # masks that are read to see whether they are of two values
 MOST_CLASSES = 64
 OBJECT = "object"  # the class where names tell none apart
+_IDS = re.compile(r"(?i)label(?:train)?ids?$")
 _SEPARATOR = re.compile(r"[_\-. ()]+")
 _ROLES = frozenset(
     {"mask", "masks", "label", "labels", "gt", "seg", "segmentation", "binary", "annotation", "attribute"}
@@ -205,10 +206,28 @@ def _only_hashes(names: Iterable[str]) -> bool:
 
 def detect(tree: Tree) -> str | None:
     layers = find_layers(tree)
-    if layers is None or not (layers.raters or _two_values(layers)):
+    if layers is not None and not layers.raters and not _two_values(layers):
+        layers = tree.memo["layers"] = replace(layers, raters=_kinds(tree, layers))
+        if layers.raters is None:
+            return None
+    if layers is None:
         return None
     count = sum(len(found) for found in layers.masks.values())
     return f"{counted(count, 'mask')} of two values for {counted(sum(map(bool, layers.masks.values())), 'image')}"
+
+
+def _kinds(tree: Tree, layers: MultiMaskIndex) -> str | None:
+    """Why the masks of an image are of several kinds: most images have the same ones, and one alone would be read.
+
+    The Pixel Annotation Tool writes ``x_mask.png``, ``x_color_mask.png`` and ``x_watershed_mask.png``.
+    """
+    kinds = Counter(frozenset(part for _, part in found) for found in layers.masks.values() if found)
+    common, count = kinds.most_common(1)[0]
+    if len(common) < 2 or 2 * count < sum(kinds.values()) or pair_tree(tree).paired < count:
+        return None
+    if len(pair_tree(tree).lone_masks) < count or sum(map(bool, map(_IDS.search, common))) == 1:
+        return None  # labelIds beside color and instanceIds: the classes are read
+    return f"in several kinds: {', '.join(sorted(part.strip('_-. ') for part in common)[:6])}"
 
 
 def _two_values(layers: MultiMaskIndex) -> bool:
@@ -269,6 +288,7 @@ def open_layers(tree: Tree) -> Dataset:
     if names[1:] == [OBJECT]:
         notes.append("their names distinguish no classes: all are objects of one class")
     unpaired = [mask.path for mask in layers.lone_masks]
+    problems = [*pairing_problems(lone, unpaired), *_partly_named(layers, named)]
     return Dataset(
         root=tree.root,
         format="layers",
@@ -276,10 +296,24 @@ def open_layers(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, unpaired),
+        problems=problems,
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(unpaired),
     )
+
+
+def _partly_named(layers: MultiMaskIndex, named: Mapping[str, str]) -> list[Problem]:
+    """A warning where some masks name a class and others, in a folder of their own, none."""
+    folders: dict[str, set[str]] = {}
+    for found in layers.masks.values():
+        for mask, part in found:
+            folders.setdefault(mask.folder, set()).add(named[part])
+    bare = [folder for folder, names in folders.items() if names == {OBJECT}]
+    if not bare or len(bare) == len(folders):
+        return []
+    text = f"the masks in {', '.join(bare[:4])} name no class, and others do: read as a class of its own, {OBJECT}"
+    fix = "if they are no class (the valid area, all classes in one), move that folder away; else call it by the class"
+    return [Problem("warning", "masks guessed", text, fix=fix)]
 
 
 def _order(tree: Tree, found: set[str]) -> tuple[list[str], str]:

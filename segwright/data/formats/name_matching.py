@@ -11,6 +11,7 @@ could be the masks of the same images, :attr:`Pairing.rivals` lists them.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections import Counter
@@ -70,8 +71,8 @@ class NamedFile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stem", composed(os.path.splitext(self.name)[0]))
 
-    def __hash__(self) -> int:  # of one string: a hundred thousand files are hashed a million times
-        return hash(self.name)
+    def __hash__(self) -> int:  # of two strings, which keep theirs: a hundred thousand files are hashed a million times
+        return hash(self.name) ^ hash(self.directory)  # all files may have one name: scene_1/image.png
 
     @property
     def path(self) -> Path:
@@ -121,25 +122,66 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
                 items.append(NamedFile(relative, name, listing.path, split, free, role))
             elif arrays and name.lower().endswith(ARRAY_ENDINGS) and role != "image":
                 items.append(NamedFile(relative, name, listing.path, split, free, "mask"))
-    return items
+    copies = _copies(items)
+    for item, first in copies.items():
+        tree.memo.setdefault("copies", {})[os.path.join(item.folder, item.name)] = first
+    return [item for item in items if item not in copies] if copies else items
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files hold the same; not where one cannot be read."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # a link to nothing: reading it is an error
+        return False
+
+
+_COPY = re.compile(r"(?i)(.+?)(?: - copy(?: ?\(\d+\))?| - (?:kopie|copie|copia)| ?\(\d+\)|[ _]copy[ _]?\d*)")
+
+
+def _copies(items: Sequence[NamedFile]) -> dict[NamedFile, str]:
+    """``3 - Copy.png`` and ``3 (1).png`` with the bytes of ``3.png`` and without a partner → the name of the first."""
+    named = [(item, match) for item in items if (match := _COPY.fullmatch(item.stem))]
+    if not named:
+        return {}
+    stems = Counter(item.stem for item in items)
+    files = {(item.folder, item.name): item for item in items}
+    found: dict[NamedFile, str] = {}
+    for item, match in named:
+        first = files.get((item.folder, match[1] + os.path.splitext(item.name)[1]))
+        if first is not None and stems[item.stem] == 1 and same_bytes(first.path, item.path):
+            found[item] = first.name
+    return found
 
 
 def pair_files(tree: Tree) -> Pairing:
     """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
     found = _with_arrays(tree, _paired(tree))
-    used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
+    files = [*(item for pair in found.pairs for item in pair if item is not None), *found.lone_masks]
+    files += [item for rival in (*found.rivals, *found.unread) for item in rival.masks]
+    files += [item for collision in found.collisions for side in collision for item in side]
+    used = {(item.folder, item.name) for item in files}
     left: dict[str, list[NamedFile]] = {}
     endings: list[NamedFile] = []
+    images = {(image.split, image.stem) for image, _ in found.pairs}
     for item in list_items(tree):
-        if item in used:
+        if (item.folder, item.name) in used:
             continue
         if is_measurement(item.folder) or is_rendering(item.folder):
             left.setdefault(os.path.basename(item.folder), []).append(item)
         elif rendered_from(item.stem) is not None:
             endings.append(item)
+        elif item.role is None and found.paired and (item.split, item.stem) in images:
+            left.setdefault(os.path.basename(item.folder), []).append(item)
     for folder, members in left.items():
-        kind = "measurements" if is_measurement(folder) else "overlays or predictions"
-        found.unread.append(Rival(glob_of(members), (), 0, f"by its name it holds {kind}"))
+        kind = "by its name it holds overlays or predictions"
+        if is_measurement(folder):
+            kind = "by its name it holds measurements"
+        elif not is_rendering(folder):
+            kind = "it has the names of the images, and no word for images or masks"
+        found.unread.append(Rival(glob_of(members), (), 0, kind))
+    for path, first in tree.memo.get("copies", {}).items():
+        found.unread.append(Rival(path, (), 0, f"it is a copy of {first}"))
     if endings:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
@@ -166,8 +208,15 @@ def _with_arrays(tree: Tree, found: Pairing) -> Pairing:
 
 def _paired(tree: Tree) -> Pairing:
     best = Pairing()
+    listed: list[list[NamedFile]] = []
     for loose, arrays in ((False, False), (True, False), (False, True), (True, True)):
-        found = pair(assign_roles(list_items(tree, loose=loose, arrays=arrays)))
+        items = list_items(tree, loose=loose, arrays=arrays)
+        if items in listed:  # no array, or no longer name, among them: the same pairs again
+            if loose and best.paired:
+                return best
+            continue
+        listed.append(items)
+        found = pair(assign_roles(items))
         _find_rivals(found)
         certain = found.paired and not found.collisions and 2 * found.paired >= min(len(found.pairs), _masks(found))
         if found.rivals or (certain and found.paired >= best.paired):
@@ -387,7 +436,7 @@ def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
         decided = _by_twin(decided)
-    decided = _without_renderings(_without_measurements(decided))
+    decided = _without_unnamed(_without_renderings(_without_measurements(decided)))
     masks = [item for item in decided if item.role == "mask"]
     frees, sites = {item.free for item in masks}, {site_of(item.folder, "mask") for item in masks}
     return [item if item.role == "mask" else _as_image(item, frees, sites) for item in decided]
@@ -418,6 +467,9 @@ def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
     }
     if not measured or len(measured) == len(by_folder):
         return items
+    # images/thermal/ beside masks/thermal/ are a site, with masks of its own
+    masked = {os.path.basename(item.folder) for item in items if item.role == "mask" and item.free}
+    measured = {folder for folder in measured if os.path.basename(folder) not in masked}
     others = {item.stem for folder, members in by_folder.items() if folder not in measured for item in members}
     # images/thermal/ of other scenes than images/day/ are images
     dropped = {
@@ -425,6 +477,30 @@ def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
         if by_folder[folder][0].role is None or any(item.stem in others for item in by_folder[folder])
     }  # fmt: skip
     return [item for item in items if item.folder not in dropped]
+
+
+def _without_unnamed(items: list[NamedFile]) -> list[NamedFile]:
+    """The items without weights/, heatmaps/ or edges/ beside images/ and masks/, under the names of the images.
+
+    Only where the folder has no word for a role, no split of its own, and no masks that have its name (``night`` and
+    ``night_masks``).
+    """
+    named = {(item.split, item.free, item.stem) for item in items if item.role == "image"}
+    masks = {item.folder.casefold() for item in items if item.role == "mask"}
+    if not named or not masks:
+        return items
+    kept: set[str] = set()
+    unnamed: set[str] = set()
+    for item in items:
+        if item.role is None and item.folder not in kept:
+            parts = item.free.split("/") if item.free else []
+            own = (parts[n] for n in range(len(parts))
+                   if (item.split, "/".join(parts[:n] + parts[n + 1 :]), item.stem) in named)  # fmt: skip
+            part = next(own, None)
+            fits = part is not None and not any(part.casefold() in mask for mask in masks)
+            (unnamed if fits else kept).add(item.folder)
+    unnamed = {folder for folder in unnamed - kept if describe_folder(folder, loose=True)[0] is None}
+    return [item for item in items if item.folder not in unnamed] if unnamed else items
 
 
 def _without_renderings(items: list[NamedFile]) -> list[NamedFile]:
@@ -438,6 +514,9 @@ def _without_renderings(items: list[NamedFile]) -> list[NamedFile]:
             for key in {item.stem, bare(item.stem), re.sub(r"[_\-. ][^_\-. ]+$", "", item.stem)}:
                 beside.setdefault((item.folder, key), set()).add(item.role)
     dropped = {item for item in made if "mask" in beside.get((item.folder, rendered_from(item.stem) or ""), ())}
+    # x_vis.png beside x_ir.png, images and masks: the word distinguishes two images
+    images = {item.stem for item in made if item not in dropped and item.role != "mask"}
+    dropped = {item for item in dropped if item.role != "mask" or item.stem not in images}
     return [item for item in items if item not in dropped]
 
 
@@ -450,19 +529,36 @@ def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
     )
     result = []
     for item, match in zip(members, matches, strict=True):
-        is_mask = match is not None and (match.group(1).casefold() in stems or words(item.stem) in plain)
+        is_mask = match is not None and (
+            match.group(1).casefold() in stems
+            or words(item.stem) in plain
+            or (match.group(2).casefold() in _MASKS and any(one in stems for one in _beginnings(match.group(1))))
+        )
         if not is_mask and item.role is None:  # mask_12.png beside image_12.png
             is_mask = MASK_STEM.match(item.stem) is not None
         result.append(replace(item, role="mask") if is_mask else item)
     return result
 
 
+_MASKS = frozenset({"mask", "masks"})
+
+
+def _beginnings(stem: str) -> Iterator[str]:
+    """What is left of a stem, letter case aside, when it is cut at a sign between its words: x of x_color."""
+    lower = stem.casefold()
+    return (lower[:place] for place in range(len(lower) - 1, 0, -1) if lower[place] in "_-. ")
+
+
 def _by_twin(items: list[NamedFile]) -> list[NamedFile]:
     """x.jpg and x.png side by side, throughout: the PNG is the mask, for only it keeps labels."""
-    pngs = {(i.folder, i.stem) for i in items if i.role is None and i.name.lower().endswith(".png")}
-    others = {(i.folder, i.stem) for i in items if i.role is None and not i.name.lower().endswith(".png")}
-    if not pngs or len(pngs & others) < 0.8 * len(pngs):
+    pngs = {(i.folder, i.stem): i for i in items if i.name.lower().endswith(".png")}
+    others = {(i.folder, i.stem) for i in items if not i.name.lower().endswith(".png")}
+    if not pngs or len(pngs.keys() & others) < 0.8 * len(pngs):
         return items
+    if any(i.role is not None for i in items):  # a folder called images holds photos, unless the content is none
+        twins = [item for key, item in pngs.items() if key in others]
+        if not all(looks_like_labels(twins[round(n * (len(twins) - 1) / SAMPLED)].path) for n in range(SAMPLED + 1)):
+            return items
     return [
         replace(i, role="mask") if i.name.lower().endswith(".png") and (i.folder, i.stem) in others else i
         for i in items
@@ -494,6 +590,8 @@ def pair(items: Sequence[NamedFile]) -> Pairing:
     """Images with their masks. ``items`` have roles (:func:`assign_roles`)."""
     images = [item for item in items if item.role == "image"]
     masks = [item for item in items if item.role == "mask"]
+    if not images or not masks:
+        return Pairing([(image, None) for image in images], masks)
     result = Pairing()
     partner: dict[NamedFile, NamedFile] = {}
     taken: set[NamedFile] = set()

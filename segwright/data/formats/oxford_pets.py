@@ -11,7 +11,7 @@ from pathlib import Path
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_records
-from segwright.data.formats.file_tree import Tree, is_image, stem
+from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
 
@@ -54,7 +54,7 @@ def open_oxford_pets(tree: Tree) -> Dataset:
     lists = tree.folder(f"{prefix}annotations")
     for name, split in LISTS.items():
         if name in lists.files:
-            text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
+            text = read_text(Path(lists.path, name))
             first = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
             given[split] = [records[line] for line in first if line in records]
     lone = [r.image_path for r in records.values() if r.mask_path is None and r.image_path is not None]

@@ -7,9 +7,11 @@ images agree, pixel by pixel, and whose masks do, one is read. Where the masks d
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from segwright.core.errors import DataError
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, glob_of, label_numbers
@@ -20,6 +22,8 @@ from segwright.imageio import read_file, read_header
 MOST_FOLDERS = 8  # with the same names: beyond, they are scenes whose frames are numbered
 COMPARED = 3
 CLOSE = 4.0  # gray levels that copies differ by on average at the most: one of them may be a JPEG
+BLOCK = 8  # pixels on a side
+CLOSE_IN_BLOCK = 6.0  # gray levels that copies differ by in the mean of a block: JPEG keeps it
 MOSTLY = 0.8
 ALIKE = 0.97  # correlation of copies of two sizes, reduced
 SMALLEST = 24  # pixels on a side to which copies of two sizes are reduced
@@ -69,22 +73,25 @@ def _rival(found: Pairs, why: str) -> Rival:
 
 
 def _pixels(item: NamedFile) -> int:
-    found = read_header(item.path)
+    try:
+        found = read_header(item.path)
+    except DataError:
+        return 0
     return found.height * found.width
 
 
 def _same_image(one: NamedFile, other: NamedFile) -> bool:
     """Whether two files show the same, in one size or in two."""
-    if os.path.samefile(one.path, other.path):
-        return True
     try:
+        if os.path.samefile(one.path, other.path):
+            return True
         left, right = (inspect_mask(read_file(item.path), item.path).pixels for item in (one, other))
-    except DataError:
+    except (DataError, OSError):  # damaged, or a link to nothing: reading it is an error
         return False
     if left.dtype != right.dtype or left.ndim != right.ndim:
         return False
     if left.shape == right.shape:
-        return float(np.abs(left.astype(np.float32) - right).mean()) <= CLOSE and float(left.std()) > CLOSE
+        return _close(left, right) and float(left.std()) > CLOSE
     if min(left.shape[:2] + right.shape[:2]) < SMALLEST:
         return False
     small = [
@@ -94,6 +101,20 @@ def _same_image(one: NamedFile, other: NamedFile) -> bool:
     if min(float(pixels.std()) for pixels in small) < CLOSE or abs(float(small[0].mean() - small[1].mean())) > CLOSE:
         return False
     return float(np.corrcoef(small[0], small[1])[0, 1]) >= ALIKE
+
+
+def _close(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
+    """Whether two images of one size differ as copies do: hardly on average, and no more in one place than in others.
+
+    What moved before a fixed camera differs in one place alone.
+    """
+    apart = left.astype(np.float32) - right
+    if float(np.abs(apart).mean()) > CLOSE:
+        return False
+    brightness = apart if apart.ndim == 2 else apart.mean(axis=2)  # of colors JPEG keeps less
+    height, width = (max(side // BLOCK, 1) for side in brightness.shape)
+    blocks = cv2.resize(brightness, (width, height), interpolation=cv2.INTER_AREA)
+    return float(np.abs(blocks).max()) <= CLOSE_IN_BLOCK
 
 
 def _same_mask(one: NamedFile, other: NamedFile) -> bool:

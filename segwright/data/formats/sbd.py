@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.data.formats.base import Format, pairing_problems, sort_splits
-from segwright.data.formats.file_tree import Tree, is_image, stem
+from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
 from segwright.data.formats.voc import voc_label_space
 from segwright.data.mat_files import read_mat
 from segwright.data.readers import FileReader
@@ -77,7 +77,7 @@ def open_sbd(tree: Tree) -> Dataset:
     listing = tree.folder(base)
     for name, split in LISTS.items():
         if name in listing.files:
-            lines = Path(listing.path, name).read_text(encoding="utf-8", errors="replace").split()
+            lines = read_text(Path(listing.path, name)).split()
             given[split] = [by_id[line] for line in lines if line in by_id]
     lone = [record.image_path for record in records if record.mask_path is None and record.image_path is not None]
     return Dataset(

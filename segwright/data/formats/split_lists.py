@@ -7,16 +7,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote
 
 from segwright.core.errors import DataError
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
-from segwright.data.formats.folder_roles import describe_folder
-from segwright.data.formats.name_parts import composed, split_of_part
+from segwright.data.formats.name_index import NameIndex
+from segwright.data.formats.name_parts import split_of_part
 from segwright.data.formats.split_tables import ENDINGS, MOST_TABLES, SplitTable, read_part, read_table
 from segwright.data.records import Problem, Record
 
@@ -53,15 +50,19 @@ def listed_splits(
     most images are used. Where the usual places have no list, a table there states the splits (:mod:`.split_tables`).
     """
     tree.memo["split lists"] = True
-    index = _NameIndex(tree, records)
+    index = NameIndex(tree, records)
     problems: list[Problem] = _excluded(tree, index)
     used: _Lists | None = None
+    others: list[str] = []
     for folder in LIST_FOLDERS:
         found = _lists_of(tree.folder(folder), folder, records, index)
-        problems += found.problems
-        if found.given:
+        problems += found.problems if used is None else []
+        if found.given and used is None:
             used = found
-            break
+        elif used is not None and found.given and found.ids() != used.ids():
+            others.append(folder)
+    if used is not None and others:
+        problems.append(_differ(used.folder, others))
     if used is None:
         used, more = _tables(tree, records, index)
         problems += more
@@ -77,7 +78,7 @@ def listed_splits(
     return used.given if used is not None else {}, problems
 
 
-def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
+def _tables(tree: Tree, records: Sequence[Record], index: NameIndex) -> tuple[_Lists | None, list[Problem]]:
     """(the table that names the most images, findings)."""
     tried: list[_Lists] = []
     problems: list[Problem] = []
@@ -122,7 +123,7 @@ def _not_understood(path: Path) -> list[Problem]:
     return [_not_read(path, message, fix)]
 
 
-def _excluded(tree: Tree, index: _NameIndex) -> list[Problem]:
+def _excluded(tree: Tree, index: NameIndex) -> list[Problem]:
     """A warning of a list that by its name takes images out: they are read all the same."""
     problems = []
     listing = tree.folder()
@@ -150,7 +151,7 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-z]+", name.lower()) if word]
 
 
-def _parts(listing: Folder, names: Sequence[str], records: Sequence[Record], index: _NameIndex) -> list[_Lists]:
+def _parts(listing: Folder, names: Sequence[str], records: Sequence[Record], index: NameIndex) -> list[_Lists]:
     """The splits of ``train.csv`` beside ``val.csv`` (or ``.json``), where two of them at least name images."""
     found = _Lists("")
     used = []
@@ -166,7 +167,7 @@ def _parts(listing: Folder, names: Sequence[str], records: Sequence[Record], ind
     return [found] if len(used) > 1 else []
 
 
-def _table(table: SplitTable, records: Sequence[Record], index: _NameIndex) -> _Lists:
+def _table(table: SplitTable, records: Sequence[Record], index: NameIndex) -> _Lists:
     """The splits by the column whose cells name the most images; a finding where the table states none for certain."""
     found = _Lists(table.path.name)
     most = LINES_PER_IMAGE * len(records) + 100_000
@@ -180,6 +181,8 @@ def _table(table: SplitTable, records: Sequence[Record], index: _NameIndex) -> _
     for reading in table.readings:
         if sum(map(len, reading.values())) <= most and (count := sum(map(fitting, reading.values()))) > hits:
             best, hits = reading, count
+    if not table.stated and 2 * hits <= len(records):
+        return found
     if 2 * hits >= max(sum(map(len, best.values())), 1):
         for split, names in best.items():
             _read_list(found, table.path, split, list(names), index, quiet=False)
@@ -199,7 +202,7 @@ def lists_by_name(
     tree: Tree, records: Sequence[Record], lists: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, list[Record]], list[Problem]]:
     """(splits, findings) from lists that another file names, each split → its lists."""
-    index = _NameIndex(tree, records)
+    index = NameIndex(tree, records)
     given: dict[str, list[Record]] = {}
     problems: list[Problem] = []
     for split, paths in lists.items():
@@ -212,7 +215,7 @@ def lists_by_name(
     return {split: members for split, members in given.items() if members}, problems
 
 
-def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
+def _further_down(tree: Tree, records: Sequence[Record], index: NameIndex) -> tuple[_Lists | None, list[Problem]]:
     """(the lists of the folder that name the most images, findings)."""
     tried: list[_Lists] = []
     files = 0
@@ -227,11 +230,14 @@ def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> t
     best = max(tried, key=lambda found: found.named)
     problems = list(best.problems)
     others = [found.folder for found in tried if found.ids() != best.ids()]
-    if others:
-        message = f"the lists in {best.folder or 'the root'} are used, those in {', '.join(others[:4])} differ"
-        fix = "copy the lists that are meant to train.txt, val.txt and test.txt in the root"
-        problems.append(Problem("warning", "several split lists", message, tuple(others), fix))
-    return best, problems
+    return best, [*problems, *([_differ(best.folder, others)] if others else [])]
+
+
+def _differ(used: str, others: Sequence[str]) -> Problem:
+    """A warning of folders with lists of other splits than those that are used."""
+    message = f"the lists in {used or 'the root'} are used, those in {', '.join(others[:4])} differ"
+    fix = "copy the lists that are meant to train.txt, val.txt and test.txt in the root, and remove the others"
+    return Problem("warning", "several split lists", message, tuple(others), fix)
 
 
 def _split_of_list(name: str, *, loose: bool) -> str | None:
@@ -243,29 +249,52 @@ def _split_of_list(name: str, *, loose: bool) -> str | None:
 
 
 def _lists_of(
-    listing: Folder, folder: str, records: Sequence[Record], index: _NameIndex, *, loose: bool = False
+    listing: Folder, folder: str, records: Sequence[Record], index: NameIndex, *, loose: bool = False
 ) -> _Lists:
-    """The lists in one folder; ``loose`` also takes ``train_id.txt``, and is silent of lists that do not fit."""
+    """The lists in one folder; ``loose`` also takes ``train_id.txt``, and is silent of lists that do not fit.
+
+    Of several lists for one split (``train.txt, training.txt``; ``train_0.txt, train_1.txt``) the plainest name counts,
+    then the first; a finding names those that differ.
+    """
     found = _Lists(folder)
-    for name in listing.files:
-        split = _split_of_list(name, loose=loose)
-        if split is None or (split in found.given and SPLIT_NAMES.get(os.path.splitext(name)[0].lower()) is None):
-            continue
-        path = Path(listing.path, name)
+    used: dict[str, str] = {}
+    others: list[str] = []
+    splits = {name: split for name in listing.files if (split := _split_of_list(name, loose=loose)) is not None}
+    for name in sorted(splits, key=lambda name: _plainness(name, splits[name])):
+        split, path = splits[name], Path(listing.path, name)
         try:
             lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
         except DataError as error:
             if not loose:
                 found.problems.append(_not_read(path, f"{name}: {error.message}", error.fix))
             continue
-        _read_list(found, path, split, lines, index, quiet=loose)
+        one = _Lists(folder)
+        _read_list(one, path, split, lines, index, quiet=loose)
+        if split not in found.given:
+            found.given |= one.given
+            found.problems += one.problems
+            used |= dict.fromkeys(one.given, name)
+        elif one.given and one.ids()[split] != found.ids()[split]:
+            others.append(name)
+    if others:
+        chosen = [used[split] for split in dict.fromkeys(splits[name] for name in others)]
+        message = f"of several lists for one split {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} used, and "
+        message += f"{', '.join(others[:4])} {'differs' if len(others) == 1 else 'differ'}"
+        fix = "write the splits that are meant to train.txt, val.txt and test.txt in the root, and remove the others"
+        found.problems.append(Problem("warning", "several split lists", message, tuple(others), fix))
     return found
 
 
-def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
+def _plainness(name: str, split: str) -> tuple[int, bool]:
+    """An order of names: ``train.txt``, ``train.lst``, ``training.txt``, ``train_id.txt``."""
+    stem, ending = os.path.splitext(name.lower())
+    return 0 if stem == split else 1 if stem in SPLIT_NAMES else 2, ending != ".txt"
+
+
+def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: NameIndex, *, quiet: bool) -> None:
     """Add the images of one list, or the finding that it fits none."""
     name = path.name
-    lines = [line for line in lines if not index.is_comment(line, lines)]
+    lines = index.without_comments(lines)
     cells = _cells(lines[0]) if len(lines) == 1 else []
     if 2 * sum(map(index.has_name, cells)) > len(cells):
         lines = cells
@@ -331,114 +360,6 @@ def splits_of_names(names: Sequence[tuple[str, Record]]) -> dict[str, list[Recor
 
 _FIRST_WORD = re.compile(r"((?i:training|train|validation|valid|val|testing|test))(?![a-z])")
 _SPLIT_WORD = re.compile(r"training|train|validation|valid|val|testing|test")
-
-
-class _NameIndex:
-    """Records by the names of their images and masks, with and without endings; made for the first line.
-
-    Of a hundred thousand images it takes seconds.
-    """
-
-    def __init__(self, tree: Tree, records: Sequence[Record]) -> None:
-        self.root = str(tree.root).rstrip(os.sep) + os.sep
-        self.records = records
-        self.by_name_alone: dict[str, None] = {}
-
-    @cached_property
-    def by_id(self) -> dict[str, Record]:
-        return {record.id: record for record in self.records}
-
-    @cached_property
-    def by_name(self) -> dict[str, dict[str, list[list[str]]]]:
-        """Name → record → the folders of its files."""
-        found: dict[str, dict[str, list[list[str]]]] = {}
-        for record in self.records:
-            for path in (record.image_path, record.mask_path):
-                if path is not None:
-                    parts = self._parts(path)
-                    for name in {parts[-1], os.path.splitext(parts[-1])[0]}:
-                        found.setdefault(name, {}).setdefault(record.id, []).append(parts[:-1])
-        return found
-
-    @cached_property
-    def by_folder(self) -> dict[str, list[Record]]:
-        """Every part of the images' folders that is neither a role nor a split → the records below it."""
-        found: dict[str, list[Record]] = {}
-        for record in self.records:
-            if record.image_path is not None:
-                for part in dict.fromkeys(_free(self._parts(record.image_path)[:-1])):
-                    found.setdefault(part, []).append(record)
-        return {part: records for part, records in found.items() if len(records) < len(self.records)}
-
-    def _parts(self, path: Path) -> list[str]:
-        return composed(str(path).removeprefix(self.root).replace(os.sep, "/")).split("/")
-
-    def has_name(self, line: str) -> bool:
-        """Whether a whole line is a name or a path of a file here, with the spaces and commas in it."""
-        line = composed(line)
-        if line in self.by_id or line.rpartition("/")[2] in self.by_name:
-            return True
-        return "%" in line and unquote(line) != line and self.has_name(unquote(line))
-
-    @cached_property
-    def first_letters(self) -> frozenset[str]:
-        """What the names of the files and folders here begin with."""
-        paths = (path for record in self.records for path in (record.image_path, record.mask_path) if path is not None)
-        return frozenset(part[:1] for path in paths for part in self._parts(path))
-
-    def is_comment(self, line: str, lines: Sequence[str]) -> bool:
-        """Whether a line is a comment, an image that somebody took out among them: ``#``, and ``;`` or ``//`` of some.
-
-        Windows' addresses of other machines (``//server/x.jpg``) begin all lines alike.
-        """
-        if line.startswith("#"):
-            return "#" not in self.first_letters
-        mark = next((mark for mark in (";", "//") if line.startswith(mark)), None)
-        return mark is not None and mark[0] not in self.first_letters and not all(x.startswith(mark) for x in lines)
-
-    def find(self, line: str) -> list[Record] | Literal["several"] | None:
-        """The records that a line means; "several" where it may be one of some."""
-        line = composed(line)
-        if line in self.by_id:
-            return [self.by_id[line]]
-        if "%" in line and line.rpartition("/")[2] not in self.by_name and self.has_name(unquote(line)):
-            return self.find(unquote(line))  # as in an address: my%20photo.jpg
-        folders = [part for part in line.split("/")[:-1] if part not in ("", ".")]
-        base = line.rpartition("/")[2]
-        able = self.by_name.get(base) or self.by_name.get(os.path.splitext(base)[0]) or {}
-        if not able:
-            return self.by_folder.get(line.rstrip("/").rpartition("/")[2])
-        found = _best(able, folders)
-        if len(found) > 1 and folders:  # folders of roles may differ: siteA/1.png for siteA/images/1.png
-            found = _best({key: [_free(parts) for parts in able[key]] for key in found}, _free(folders))
-        theirs, mine = set(_free(folders)), {part for key in found for parts in able[key] for part in _free(parts)}
-        if len(found) > 1 and not (theirs and mine and not theirs & mine and not line.startswith("/")):
-            return "several"
-        if theirs and not theirs & mine:
-            if mine and not line.startswith("/"):
-                return None  # another site's file of that name
-            self.by_name_alone[line] = None
-        return [self.by_id[found[0]]]
-
-
-def _best(able: Mapping[str, Sequence[Sequence[str]]], folders: Sequence[str]) -> list[str]:
-    """The records whose files share the longest end of the folders."""
-    ends = {key: max(_common_end(parts, folders) for parts in places) for key, places in able.items()}
-    return [key for key, end in ends.items() if end == max(ends.values())]
-
-
-def _free(parts: Sequence[str]) -> list[str]:
-    free = describe_folder("/".join(parts))[2]
-    return free.split("/") if free else []
-
-
-def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
-    count = 0
-    for a, b in zip(reversed(left), reversed(right), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def _first_columns(path: Path, most: int) -> list[str]:

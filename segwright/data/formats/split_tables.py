@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class SplitTable:
     readings: tuple[Mapping[str, Sequence[str]], ...] = ()
     names: tuple[str, ...] = field(default=(), repr=False)  # cells that may name images, where there is no reading
     why: str = ""
+    stated: bool = True  # whether a header or a key calls these splits; else it may be a list of classes with "train"
 
 
 def read_table(path: Path) -> SplitTable | None:
@@ -93,13 +94,13 @@ def read_part(path: Path, split: str) -> SplitTable | None:
 
 def _rows(text: str, *, plain: bool) -> list[list[str]]:
     lines = text.splitlines()
-    while len(lines) > 1 and lines[0].startswith("#"):  # comments; of a header its hash is taken off
-        bare = lines[0].lstrip("# ")
-        delimiter = delimiter_of(lines[1])
-        lines = [bare, *lines[1:]] if 0 < bare.count(delimiter) == lines[1].count(delimiter) else lines[1:]
-    text = "\n".join(lines)
+    start = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines) - 1)
+    if start > 0:  # comments; of a header its hash is taken off
+        bare, delimiter = lines[start - 1].lstrip("# "), delimiter_of(lines[start])
+        header = [bare] if 0 < bare.count(delimiter) == lines[start].count(delimiter) else []
+        text = "\n".join([*header, *lines[start:]])
     first = text.partition("\n")[0]
-    if first.count(delimiter_of(first)):
+    if delimiter_of(first) in first:
         rows = table_rows(text)
     else:
         rows = [row for line in text.splitlines() if (row := line.split())] if plain else []
@@ -153,7 +154,7 @@ def _from_rows(path: Path, rows: Sequence[Sequence[str]]) -> SplitTable | None:
         headed = rows[0][place].lower() not in SPLIT_NAMES or _HEADER.search(header[place]) is not None
         body = rows[1:] if headed else rows
         splits = [SPLIT_NAMES.get(row[place].lower(), row[place].lower()) for row in body]
-        return _readings(path, body, splits, {place})
+        return replace(_readings(path, body, splits, {place}), stated=_HEADER.search(header[place]) is not None)
     flags = {i: SPLIT_NAMES[found[1]] for i, name in enumerate(header) if (found := _FLAG.fullmatch(name))}
     if flags and all(set(columns[i]) <= _YES | _NO and set(columns[i]) & _YES for i in flags):
         return _by_flags(path, rows[1:], flags)

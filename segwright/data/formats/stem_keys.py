@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 MASK_ENDING = re.compile(
-    r"^(.+?)[_\-. ](?:masks?|msk|labels?|lbl|lab|gt|seg|segmentation|annotations?|annot|anno|target|groundtruth|l|"
+    r"^(.+?)[_\-. ](masks?|msk|labels?|lbl|lab|gt|seg|segmentation|annotations?|annot|anno|target|groundtruth|l|"
     r"gtfine_labelids|labelids|labeltrainids|matte)$",
     re.IGNORECASE,
 )

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segwright.core.counted import counted
-from segwright.core.errors import FormatError
+from segwright.core.errors import DataError, FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.sparse import box_choices
 from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, pairing_problems, sort_splits
 from segwright.data.formats.class_lists import choose
-from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text, stem
 from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of
 from segwright.data.formats.mask_histogram import MaskValueHistogram, histogram_of_files, look_at
 from segwright.data.formats.writing import OutputSample, split_names, write_classes
@@ -66,6 +66,7 @@ class _Part:
     masks: dict[str, Path] = field(default_factory=dict)
     originals: int = 0
     lists: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def _bases(tree: Tree) -> list[str]:
@@ -135,7 +136,7 @@ def open_voc(tree: Tree) -> Dataset:
     records = {record.id: record for record in unique}
     given = {split: [new[record.image_path] for record in members] for split, members in given.items()}
     coding = _coding(tree, parts, records)
-    problems = pairing_problems(lone_images, lone_masks)
+    problems = [*(one for part in parts for one in part.problems), *pairing_problems(lone_images, lone_masks)]
     if missing:
         message = f"{len(missing)} names in the lists have no image"
         problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the lists"))
@@ -164,22 +165,31 @@ def _read_part(tree: Tree, base: str) -> _Part:
     if bare:  # Aeroscapes: ImageSets/trn.txt
         lists = tree.folder(f"{prefix}ImageSets")
     images = {stem(file) for file in part.images.files}
+    hashes = any(name.startswith("#") for name in images)
     for name in lists.files:
         if not name.endswith(".txt"):
             continue
-        text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_text(Path(lists.path, name))
+        except DataError as error:
+            files = (str(Path(lists.path, name)),)
+            part.problems.append(Problem("warning", "list not read", f"{name}: {error.message}", files, error.fix))
+            continue
         lines = [line.strip() for line in text.splitlines()]
         split = SPLIT_NAMES.get(stem(name).lower(), stem(name)) if bare else stem(name)
-        meant = [_listed_name(line, images) for line in lines if line]
+        meant = [_listed_name(line, images, hashes) for line in lines if line]
         part.lists[split] = [name for name in meant if name is not None]
     return part
 
 
-def _listed_name(line: str, images: set[str]) -> str | None:
-    """The image that a line means: the line itself, else its first column, as a name or as a path."""
+def _listed_name(line: str, images: set[str], hashes: bool) -> str | None:
+    """The image that a line means: the line itself, else its first column, as a name or as a path.
+
+    ``hashes``: whether images begin with a hash, and not comments.
+    """
     if line in images:
         return line
-    if line.startswith("#") and not any(name.startswith("#") for name in images):
+    if line.startswith("#") and not hashes:
         return None  # a comment
     return os.path.splitext(os.path.basename(line.split()[0]))[0]
 

@@ -7,7 +7,6 @@ them. Of boxes that overlap the smaller is on top. Splits are given by folders, 
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,15 +139,15 @@ def _image_name(tree: Tree, path: Path, name: str) -> str:
     """The image that an XML names; of one without a name that of its stem beside it or in JPEGImages."""
     if name:
         return name
+    if "voc box images" not in tree.memo:
+        images: dict[tuple[str, str], list[str]] = {}
+        for _, listing in tree.walk():
+            for file in filter(is_image, listing.files):
+                images.setdefault((listing.path, stem(file)), []).append(file)
+        tree.memo["voc box images"] = images
     places = [path.parent, *[path.parent.parent / folder for folder in ("JPEGImages", "images")]]
-    beside = [
-        file
-        for place in places
-        if place.is_dir()
-        for file in place.glob(f"{glob.escape(path.stem)}.*")
-        if is_image(file.name)
-    ]
-    return beside[0].name if len(beside) == 1 else f"{path.stem}.jpg"
+    beside = [file for place in places for file in tree.memo["voc box images"].get((str(place), path.stem), ())]
+    return beside[0] if len(beside) == 1 else f"{path.stem}.jpg"
 
 
 def _splits(tree: Tree) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ another image: an error.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections import Counter
@@ -254,7 +255,7 @@ def _listed_in_yaml(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[str, 
             named = data.get(split)
             for one in named if isinstance(named, list) else [named]:
                 place = path.parent / Path(str(one)).name
-                if isinstance(one, str) and one.lower().endswith(".txt") and place.is_file():
+                if isinstance(one, str) and one.lower().endswith(".txt") and os.path.isfile(place):
                     found.setdefault(split, []).append(place)
         return found
     return {}
@@ -401,7 +402,7 @@ def open_yolo(tree: Tree) -> Dataset:
         _refuse_two_kinds(tree, folders, also)
         notes.append(f"{counted(len(also), 'mask')} of the same names are left out, as asked with --format yolo")
     sharing = Counter((place, composed(path.stem)) for _, place, path in images)
-    clashes = [key for key, found in texts.items() if len(found) > 1 or sharing[key] > 1]
+    clashes = {key: None for key, found in texts.items() if len(found) > 1 or sharing[key] > 1}
     ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in images])
     records: list[Record] = []
     given: dict[str, list[Record]] = {}
@@ -475,7 +476,7 @@ def _reading(rule: LabelRule, records: Sequence[Record], notes: list[str]) -> tu
 
 
 def _name_problems(
-    clashes: Sequence[Place],
+    clashes: Mapping[Place, None],
     texts: Mapping[Place, Sequence[Path]],
     images: Sequence[tuple[str, tuple[str | None, str], Path]],
     bare: Sequence[Path],
@@ -485,7 +486,7 @@ def _name_problems(
     problems = []
     if clashes:
         files = [str(path) for key in clashes for path in texts[key]]
-        files += [str(path) for _, place, path in images if (place, composed(path.stem)) in set(clashes)]
+        files += [str(path) for _, place, path in images if (place, composed(path.stem)) in clashes]
         message = f"{len(clashes)} names have several images or several label files: these images have no mask"
         fix = "rename them apart: one image and one label file per name"
         problems.append(Problem("error", "colliding names", message, tuple(files), fix))

@@ -276,3 +276,32 @@ def test_other_peoples_tables_change_nothing(tmp_path: Path) -> None:
     write(tmp_path / "scores.tsv", "image\tscore\n0.png\t0.5\n")
     data = open_dataset(tmp_path)
     assert data.format == "folder" and data.problems == before.problems and data.notes == before.notes
+
+
+@pytest.mark.parametrize("site", ["thermal", "pred"])
+def test_a_site_with_masks_of_its_own_is_read_whatever_its_name(tmp_path: Path, site: str) -> None:
+    for folder in ("day", site):
+        for i in range(4):
+            make_image(tmp_path / f"images/{folder}/{i}.jpg", seed=i + len(folder))
+            mask(tmp_path / f"masks/{folder}/{i}.png", [0, 1, i % 3])
+    data = open_dataset(tmp_path)
+    assert data.format == "folder" and len(data) == 8 and not data.problems
+    assert not any("not read" in note for note in data.notes)
+
+
+def test_a_word_of_drawings_distinguishes_images(tmp_path: Path) -> None:
+    for i in range(4):
+        for camera in ("vis", "ir"):
+            make_image(tmp_path / f"images/{i}_{camera}.jpg", seed=i + len(camera))
+            mask(tmp_path / f"masks/{i}_{camera}.png", [0, 1, i % 3])
+    data = open_dataset(tmp_path)
+    assert pairs(data) == {(f"images/{i}_{c}.jpg", f"masks/{i}_{c}.png") for i in range(4) for c in ("vis", "ir")}
+    assert not data.problems and not any("not read" in note for note in data.notes)
+
+
+def test_what_is_read_is_not_named_as_unread(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"thermal/{i}.jpg", seed=i)
+        mask(tmp_path / f"labels/{i}.png", [0, 1, i % 3])
+    data = open_dataset(tmp_path)
+    assert len(data) == 4 and not any("not read" in note for note in data.notes)

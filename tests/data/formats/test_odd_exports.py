@@ -132,8 +132,12 @@ def test_two_yamls_that_name_the_classes_differently_are_a_warning(tmp_path: Pat
     assert "data.yaml calls class 0 cat, old.yaml dog" in found.message
 
 
-def test_a_labelme_json_that_names_another_image_is_a_warning(tmp_path: Path) -> None:
-    """A JSON copied for the next image keeps the imagePath of the first."""
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_labelme_json_that_names_another_image_is_a_warning(tmp_path: Path, listed: bool) -> None:
+    """A JSON copied for the next image keeps the imagePath of the first; with a class list as without."""
+    if listed:
+        write(tmp_path / "labels.txt", "__ignore__\n_background_\ncat\n")
+        write(tmp_path / "export.json", {"images": [], "annotations": [], "categories": []})
     for n in range(3):
         make_image(tmp_path / f"{n}.png", size=(40, 40), seed=n)
         shapes = [{"label": "cat", "points": [[5, 5], [20, 5], [5, 30]], "shape_type": "polygon"}]

@@ -499,6 +499,60 @@ def test_cityscapes_files_in_any_folders(tmp_path: Path, folders: tuple[str, str
     assert list(data.given) == (["train"] if "train" in folders[0] else [])
 
 
+def test_frames_of_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
+    street = np.random.default_rng(0).integers(60, 200, (96, 128, 3), dtype=np.uint8)
+    for day, place in (("day1", 8), ("day2", 40)):
+        for n in range(4):
+            frame = street.copy()
+            frame[16 + n : 26 + n, place : place + 10] = 230  # what moves
+            write_image(tmp_path / f"{day}/images/{n:03d}.png", frame)
+            mask(tmp_path / f"{day}/masks/{n:03d}.png", [0, 1], size=(96, 128))
+    data = open_dataset(tmp_path)
+    assert len(data) == 8 and not any("copy" in note for note in data.notes)
+
+
+def test_test_masks_by_cityscapes_names_are_read_where_they_show_classes(tmp_path: Path) -> None:
+    for split, values in (("train", [7, 8]), ("test", [7, 26])):
+        for n in range(3):
+            make_image(tmp_path / split / f"img/{split}{n}_leftImg8bit.png", seed=n)
+            mask(tmp_path / split / f"gt/{split}{n}_gtFine_labelIds.png", values)
+    data = open_dataset(tmp_path)
+    assert data.format == "cityscapes" and all(record.labeled for record in data.given["test"])
+    for n in range(3):
+        mask(tmp_path / f"test/gt/test{n}_gtFine_labelIds.png", [0, 3])
+    data = open_dataset(tmp_path)
+    assert not any(record.labeled for record in data.given["test"]) and any("dummies" in note for note in data.notes)
+    mask(tmp_path / "old/train0_gtFine_labelIds.png", [7, 23])
+    with pytest.raises(FormatError, match="two masks of one name"):
+        open_dataset(tmp_path)
+    mask(tmp_path / "old/train0_gtFine_labelIds.png", [7, 8])
+    assert any("1 mask such as" in note and "copies" in note for note in open_dataset(tmp_path).notes)
+
+
+def test_copies_of_images_that_are_links_to_nothing(tmp_path: Path) -> None:
+    _numbered(tmp_path / "a", 4)
+    _numbered(tmp_path / "b", 4)
+    for i in range(4):
+        (tmp_path / f"b/images/{i}.jpg").unlink()
+        (tmp_path / f"b/images/{i}.jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert len(open_dataset(tmp_path)) == 8  # reading them names the links
+    (tmp_path / "b/images/3 (1).jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert len(open_dataset(tmp_path)) == 9
+
+
+def test_lists_of_voc_that_cannot_be_read_are_a_warning(tmp_path: Path) -> None:
+    for i in range(4):
+        make_image(tmp_path / f"JPEGImages/{i}.jpg", seed=i)
+        mask(tmp_path / f"SegmentationClass/{i}.png", [0, 1])
+    lists = tmp_path / "ImageSets/Segmentation"
+    write(lists / "train.txt", "0\n1\n# 3\n")
+    (lists / "val.txt").write_text("2\n", encoding="utf-16")
+    (lists / "test.txt").symlink_to(tmp_path / "nothing.txt")
+    data = open_dataset(tmp_path)
+    assert {k: [r.id for r in v] for k, v in data.given.items()} == {"train": ["0", "1"], "val": ["2"]}
+    assert [problem.kind for problem in data.problems if "test.txt" in problem.message] == ["list not read"]
+
+
 def test_the_globs_of_a_refusal_name_the_images_first_and_pair(tmp_path: Path) -> None:
     for n in range(4):
         make_image(tmp_path / f"scene{n}_zz.png", size=(40, 40), seed=n)
@@ -552,3 +606,38 @@ def test_cases_of_several_images_and_a_mask_are_no_classification(tmp_path: Path
     with pytest.raises(FormatError) as caught:
         open_dataset(tmp_path)
     assert "classification" not in str(caught.value)
+
+
+def _numbered(root: Path, count: int = 6) -> None:
+    for i in range(count):
+        make_image(root / f"images/{i}.jpg", seed=i)
+        mask(root / f"masks/{i}.png", [0, 1])
+
+
+def test_coordinates_are_no_pairs(tmp_path: Path) -> None:
+    _numbered(tmp_path)
+    write(tmp_path / "points.csv", "x,y\n1,2\n3,0\n5,4\n")
+    data = open_dataset(tmp_path)
+    assert data.format == "folder" and len(data) == 6 and not data.problems
+
+
+def test_ids_that_give_images_the_masks_of_others_are_a_warning(tmp_path: Path) -> None:
+    _numbered(tmp_path, 4)
+    write(tmp_path / "rank.csv", "image,target\n1,2\n2,0\n0,1\n3,3\n")
+    data = open_dataset(tmp_path)
+    [found] = data.problems
+    assert data.format == "pairs" and found.kind == "masks guessed" and "1.jpg with 2.png" in found.message
+    assert len(found.files) == 3
+    write(tmp_path / "rank.csv", "image,target\nimages/1.jpg,masks/2.png\nimages/2.jpg,masks/1.png\n")
+    assert {problem.kind for problem in open_dataset(tmp_path).problems} == {"images not listed"}  # stated, no guess
+
+
+def test_long_comments_and_links_to_nothing_hide_no_list_of_pairs(tmp_path: Path) -> None:
+    for i in range(3):
+        make_image(tmp_path / f"a/{i}.jpg", seed=i)
+        mask(tmp_path / f"b/m{9 - i}.png", [0, 1])
+    rows = "".join(f"a/{i}.jpg,b/m{9 - i}.png\n" for i in range(3))
+    write(tmp_path / "pairs.csv", f"# {'word' * 100}\n# {'word' * 100}.png, {'0' * 300}.jpg\nimage,mask\n{rows}")
+    (tmp_path / "a.json").symlink_to(tmp_path / "nothing.json")
+    data = open_dataset(tmp_path)
+    assert data.format == "pairs" and len(data) == 3 and not data.problems

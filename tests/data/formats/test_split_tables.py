@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,33 @@ def test_a_table_states_the_splits(tmp_path: Path, name: str, text: str, second:
     data = open_dataset(tmp_path)
     assert data.format == "folder" and not data.problems
     assert parts(data) == {"train": FIRST, second: LAST}
+
+
+@pytest.mark.parametrize(
+    ("used", "others", "named"),
+    [
+        ("train.txt", ["train.lst", "training.txt"], ("train.lst", "training.txt")),
+        ("folds/train_0.txt", ["folds/train_1.txt"], ("train_1.txt",)),
+        ("train.txt", ["splits/train.txt"], ("splits",)),
+    ],
+)
+def test_lists_that_state_other_splits_are_a_warning(
+    tmp_path: Path, used: str, others: list[str], named: tuple[str, ...]
+) -> None:
+    six(tmp_path)
+    for name in (used, *others):
+        write(tmp_path / name, "s0\ns1\n" if name == used else "s2\ns3\n")
+    write((tmp_path / used).with_name(Path(used).name.replace("train", "val")), "s4\ns5\n")
+    data = open_dataset(tmp_path)
+    assert parts(data) == {"train": ["s0", "s1"], "val": LAST}
+    [found] = data.problems
+    assert found.kind == "several split lists" and found.severity == "warning"
+    assert found.files == named
+    for name in others:  # equal lists are none
+        write(tmp_path / name, "s1\n\ns0.jpg\n")
+    if "splits/train.txt" in others:
+        write(tmp_path / "splits/val.txt", "s4\ns5\n")
+    assert not open_dataset(tmp_path).problems
 
 
 @pytest.mark.parametrize(
@@ -218,3 +246,32 @@ def test_run_lengths_by_image_name(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", "image_name,rle\na.png,1 5 20 7\n")
     with pytest.raises(FormatError, match="order of pixels is not known"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "0 background\n1 train\n"),
+        ("names.txt", "0 background\n1 train\n2 test\n"),
+        ("labels.json", json.dumps({"0": "train"})),
+        ("classes.csv", "id,name\n0,train\n1,test\n"),
+    ],
+)
+def test_a_class_called_train_is_no_split(tmp_path: Path, name: str, text: str) -> None:
+    for i in range(6):
+        make_image(tmp_path / f"images/{i}.jpg", seed=i)
+        mask(tmp_path / f"masks/{i}.png", [0, 1])
+    write(tmp_path / name, text)
+    data = open_dataset(tmp_path)
+    assert not data.given and not [problem for problem in data.problems if "list" in problem.message]
+
+
+def test_a_table_below_very_many_comments(tmp_path: Path) -> None:
+    six(tmp_path)
+    write(
+        tmp_path / "split.csv",
+        "# made by a tool\n" * 150_000 + "# name,split\n" + _rows("train", "val", "s{i},{split}\n"),
+    )
+    started = time.monotonic()
+    assert parts(open_dataset(tmp_path)) == {"train": FIRST, "val": LAST}
+    assert time.monotonic() - started < 10  # half a minute where each comment is taken off by a copy of the others

@@ -65,7 +65,8 @@ def test_pairs_taken_out_of_a_list_with_a_hash(tmp_path: Path, comment: str) -> 
     write(tmp_path / "pairs.txt", f"{comment}\n" + "".join(f"a/{i}.jpg b/m{i}.png\n" for i in range(3)))
     data = open_dataset(tmp_path)
     assert pairs(data) == {"0": "m0", "1": "m1", "2": "m2"}
-    assert not data.problems
+    [found] = data.problems
+    assert (found.kind, found.severity) == ("images not listed", "note") and found.files == (str(tmp_path / "a/3.jpg"),)
 
 
 def test_pairs_whose_names_begin_with_a_hash(tmp_path: Path) -> None:
