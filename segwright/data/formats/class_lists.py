@@ -111,6 +111,8 @@ def choose(
         others.append((unread, f"class lists of the kind {unread.suffix} are not read"))
     _refuse_contradictions([found for found in fitting if found in known])
     chosen = next(iter([*[found for found in fitting if found in known], *fitting, *known]), None)
+    if chosen is None and not others and folders:
+        chosen = _aside(folders[0], values, colors)
     used = None if chosen is None else chosen.path
     problems += [
         Problem(
@@ -121,6 +123,30 @@ def choose(
         if path != used
     ]  # fmt: skip
     return chosen, problems
+
+
+def _aside(root: Folder, values: AbstractSet[int], colors: AbstractSet[int]) -> ClassList | None:
+    """The one list that fits in folders of the root without images (meta/, docs/), by a known or a suggestive name."""
+    found: list[ClassList] = []
+    for folder in root.dirs[:MOST_FILES]:
+        try:
+            names = sorted(os.listdir(os.path.join(root.path, folder)))
+        except OSError:
+            continue
+        if any(map(is_image, names)):
+            continue
+        for path, is_known in _candidates([Folder(os.path.join(root.path, folder), (), tuple(names))]):
+            if not is_known and (len(values) < 3 or not _NAMES_ALONE.search(path.stem)) and not colors:
+                continue
+            try:
+                listed = read_class_list(path)
+            except LabelError:
+                continue
+            named = all(any(map(str.isalpha, entry.name)) for entry in listed.entries)
+            few = len(listed.entries) <= 3 or len(values | colors) > 2  # else any list of two names would fit
+            if named and few and fits(listed, values, colors) and not _lists_files(path):
+                found.append(listed)
+    return found[0] if len(found) == 1 else None
 
 
 def _read_by_train_ids(path: Path) -> Problem:

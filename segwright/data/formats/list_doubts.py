@@ -67,3 +67,16 @@ def color_twice(classes: ClassList, colors: Sequence[Color]) -> tuple[Problem, .
             )
             return (guessed(message, "give every class a color of its own, in the list and in the masks"),)
     return ()
+
+
+def unfit_colors(classes: ClassList | None, colors: Sequence[Color]) -> tuple[Problem, ...]:
+    """A warning where a list without colors names another number of classes than the masks hold colors."""
+    if classes is None or classes.path is None:
+        return ()
+    count = sum(not entry.ignored for entry in classes.entries)
+    message = f"{classes.path.name} is not used: it names {count} classes, and the masks hold {len(colors)} colors"
+    channels = {value for color in colors for value in color} <= {0, 1, 255}
+    if channels and count <= 3 < len(colors):
+        message += "; each channel may be a class, and the classes overlap"
+    fix = "give the colors in classes.csv (name,r,g,b); of classes that overlap write one per pixel"
+    return (Problem("warning", "class list not read", message, (str(classes.path),), fix),)

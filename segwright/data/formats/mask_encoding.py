@@ -29,7 +29,14 @@ from segwright.data.formats.encoding_doubts import (
 )
 from segwright.data.formats.file_tree import Folder
 from segwright.data.formats.gray_levels import blurred, evenly_spaced, levels_between
-from segwright.data.formats.list_doubts import background_second, black_one, color_twice, guessed, named_twice
+from segwright.data.formats.list_doubts import (
+    background_second,
+    black_one,
+    color_twice,
+    guessed,
+    named_twice,
+    unfit_colors,
+)
 from segwright.data.formats.mask_histogram import Look, MaskValueHistogram, histogram_of_files, look_at
 from segwright.data.label_maps import ClassEntry, ClassList, generated_color_name, generated_name, generated_value_name
 from segwright.data.mask_files import MaskSource
@@ -489,6 +496,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         guess = (Problem("warning", "classes guessed", note, fix="give the colors in classes.csv (name,r,g,b)"),)
     else:
         names = tuple(generated_color_name(color) for color in colors)
+        guess = unfit_colors(classes, colors)
         note = f"{scope} hold {count} colors, each a class: {_color_list(colors)}; name them in classes.csv"
     space = LabelSpace(names, colors, mapping={i: i for i in range(count)})
     return MaskEncoding(space, ColorTable(colors), (note,), guess)

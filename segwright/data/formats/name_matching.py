@@ -354,7 +354,7 @@ def _find_rivals(pairing: Pairing) -> None:
     listed = {key: Rival(glob_of(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
     plain = {key for key in rivals if not OTHER_KINDS & {w.lower() for part in key for w in words_of(part)}}
     dropped = dict.fromkeys(rivals - plain, "it holds objects, not classes, by its name") if plain else {}
-    kept = sorted(plain or rivals, key=lambda key: -len(owners[key]))
+    kept = sorted(plain or rivals, key=lambda key: (-len(owners[key]), key))  # the same in every process
     certain = kept[0]
     for key in kept[1:]:
         shared = sorted(owners[certain] & owners[key], key=lambda item: item.path)[:COMPARED]
@@ -602,7 +602,7 @@ def pair(items: Sequence[NamedFile]) -> Pairing:
             open_masks = _index([m for m in masks if m not in taken and m not in clashed], mask_key, scope)
             if not open_images or not open_masks:
                 break
-            for key in open_images.keys() & open_masks.keys():
+            for key in (key for key in open_images if key in open_masks):
                 left, right = open_images[key], open_masks[key]
                 if len(left) == len(right) == 1:
                     partner[left[0]] = right[0]
@@ -644,7 +644,7 @@ def _by_distinctive_words(
             _index(side, lambda item, words=words: without_words(item.stem, words), lambda _: "")  # type: ignore[misc]
             for side, words in zip((left, right), dropped, strict=True)
         ]
-        shared = [key for key in by_key[0].keys() & by_key[1].keys() if key[1]]
+        shared = [key for key in by_key[0] if key in by_key[1] and key[1]]
         found = [(by_key[0][key], by_key[1][key]) for key in shared]
         found = [(a, b) for a, b in found if len(a) == len(b) == 1]
         if len(found) >= MOSTLY * min(len(left), len(right)):

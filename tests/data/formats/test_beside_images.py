@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +152,17 @@ def test_numbers_in_brackets_are_names(tmp_path: Path) -> None:
         labels(tmp_path / f"masks/a ({i}).png", 0, 1, 2)
     labels(tmp_path / "masks/a.png", 0, 1, 2)
     assert len([record for record in open_dataset(tmp_path).all.records if record.labeled]) == 5
+
+
+def test_the_choice_of_two_numberings_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """It followed the order of a set of names: CropAndWeed's 2 or 9 classes, by chance."""
+    for i in range(5):
+        make_image(tmp_path / f"images/{i}.png", size=SIZE, seed=i)
+        labels(tmp_path / f"labelIds/CropOrWeed2/{i}.png", i, 1, 2)
+        labels(tmp_path / f"labelIds/CropsOrWeed9/{i}.png", i, 3, 8)
+    code = f"import segwright; print(segwright.open_dataset({str(tmp_path)!r}).notes)"
+    found = set()
+    for seed in (5, 6, 9, 10):  # two orders of a set of strings
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        found.add(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout)
+    assert len(found) == 1

@@ -73,6 +73,8 @@ def test_indices_and_a_list_that_ends_in_the_background_are_a_warning(tmp_path: 
 @pytest.mark.parametrize(("name", "text"), [
     ("classes.txt", "0|ground\n1|crop\n2|weed\n"),
     ("masks/class_mapping.csv", "class_name,class_color\nground,0\ncrop,1\nweed,2\n"),
+    ("meta/gtruth_codes.tsv", "label\tGT_code\nweed\t2\nground\t0\ncrop\t1\n"),
+    ("docs/classes.txt", "ground\ncrop\nweed\n"),
 ])  # fmt: skip
 def test_lists_of_other_signs(tmp_path: Path, name: str, text: str) -> None:
     for i in range(6):
@@ -81,8 +83,34 @@ def test_lists_of_other_signs(tmp_path: Path, name: str, text: str) -> None:
         labels[8 + i : 30, 10:20], labels[5:20, 25:40] = 1, 2
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(labels).save(tmp_path / f"masks/{i}.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    assert open_dataset(tmp_path).label_space.names == ("ground", "crop", "weed")
+    data = open_dataset(tmp_path)
+    found = data.all.read_mask(0)
+    assert found is not None
+    places = ((0, 0), (20, 15), (10, 30))
+    assert [data.label_space.names[found[place]] for place in places] == ["ground", "crop", "weed"]
+
+
+def test_a_list_of_other_files_aside_is_none(tmp_path: Path) -> None:
+    binary(tmp_path, 1)
+    for name, text in (("splits/labels.txt", "1\n2\n3\n"), ("code/config.json", '{"epochs": 0, "workers": 1}')):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
+
+
+def test_a_list_of_fewer_names_than_colors_is_named(tmp_path: Path) -> None:
+    """Three classes in the three channels overlap: seven colors, and the list was passed over in silence."""
+    for i in range(6):
+        make_image(tmp_path / f"images/{i}.jpg", size=(40, 50), seed=i)
+        labels = np.zeros((40, 50, 3), np.uint8)
+        labels[5 + i : 30, 5:30, 0], labels[10:36, 20:45, 1], labels[20:25, :, 2] = 255, 255, 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(labels).save(tmp_path / f"masks/{i}.png")
+    (tmp_path / "classes.txt").write_text("cat\ndog\nshadow\n")
+    [found] = [p for p in check_path(tmp_path, workers=0).warnings if p.kind == "class list not read"]
+    assert "each channel may be a class" in found.message
 
 
 def test_a_row_per_image_is_no_class_list(tmp_path: Path) -> None:
