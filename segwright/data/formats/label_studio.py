@@ -206,6 +206,15 @@ def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _differ(annotations: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether annotations of a task have different regions; their ids, authors and times do not count."""
+    results = [annotation.get("result") for annotation in annotations]
+    values = [
+        [_value(region) for region in one if isinstance(region, Mapping)] for one in results if isinstance(one, list)
+    ]
+    return len(values) != len(annotations) or any(one != values[0] for one in values)
+
+
 def _labels(value: Mapping[str, Any]) -> list[str]:
     for kind in (*KINDS, POINTS, "labels"):
         found = value.get(kind)
@@ -261,8 +270,10 @@ def _rows(tasks: Sequence[Mapping[str, Any]], found: _Found) -> Iterator[Mapping
         else:
             yield task
     for several in rows.values():
+        chosen = preferred(several) or several[0]
         found.several += len(several) > 1
-        yield preferred(several) or several[0]
+        found.undecided += len(several) > 1 and not chosen.get("ground_truth")
+        yield chosen
 
 
 def _images_of(path: Path, task: Mapping[str, Any], interface: Interface | None) -> list[TaskImage]:
@@ -280,6 +291,7 @@ class _Found:
     ledger: Ledger = field(default_factory=Ledger)
     splits: list[str | None] = field(default_factory=list)  # of each task
     several: int = 0  # tasks with several finished annotations
+    undecided: int = 0  # of these, with different regions and no ground truth
 
     def regions(
         self, task: Mapping[str, Any], image: str = "", interface: Interface | None = None
@@ -291,7 +303,9 @@ class _Found:
             chosen = preferred(all_of)
             if chosen is None:
                 return None
-            self.several += sum(isinstance(a, Mapping) and not a.get("was_cancelled") for a in all_of) > 1
+            finished = [a for a in all_of if isinstance(a, Mapping) and not a.get("was_cancelled")]
+            self.several += len(finished) > 1
+            self.undecided += len(finished) > 1 and not chosen.get("ground_truth") and _differ(finished)
             found = chosen.get("result")
             listed = found if isinstance(found, list) else []
         else:
@@ -403,12 +417,13 @@ def open_label_studio(tree: Tree) -> Dataset:
     for path in files:
         interface = interface_beside(path.parent)
         for task in _rows(_tasks(path), found):
-            before = found.several
+            before = found.several, found.undecided
             for one in _images_of(path, task, interface):
                 drawn = found.regions(task, one.name, interface)
                 found.tasks.append((path, file_address(one.address), drawn))
                 found.splits.append(_split(task))
-            found.several = min(found.several, before + 1)  # a task of several images is one task
+            found.several = min(found.several, before[0] + 1)  # a task of several images is one task
+            found.undecided = min(found.undecided, before[1] + 1)
     references = _references(tree, found)
     resolved = resolve_all(tree, references)
     contested = {
@@ -454,7 +469,12 @@ def open_label_studio(tree: Tree) -> Dataset:
     if reading.rest == "background" and any("brushlabels" in value for value in every):
         notes.append("brushes are taken as whole objects; if they are scribbles: --unlabeled-pixels ignore")
     if found.several:
-        notes.append(f"{counted(found.several, 'task', 'has')} several annotations: {COUNTS}, is read")
+        message = f"{counted(found.several, 'task', 'has')} several annotations: {COUNTS}, is read"
+        if found.undecided:
+            fix = "export the one that is right, or mark it as ground truth"
+            problems.append(Problem("warning", "several masks per image", message, (), fix))
+        else:
+            notes.append(message)
     return Dataset(
         root=tree.root,
         format="label_studio",
