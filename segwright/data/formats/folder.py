@@ -23,6 +23,7 @@ from segwright.data.formats.glob_hints import suggested_globs
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
+from segwright.data.formats.name_parts import is_generic
 from segwright.data.formats.refusals import hint as known_refusal
 from segwright.data.formats.same_images import drop_copies
 from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
@@ -38,7 +39,9 @@ from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import map_isolated
 
 _OBJECTS = re.compile(r"(?i)instances?(?:ids?)?$|^instance|segmentationobject")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ _-][^\W\d_]+)*")
 _TRACKS = re.compile(r"(?i)man_(?:seg|track)[_\d]*\.tiff?")
+MOST_NAMED = 40  # folders that could be classes
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 
 
@@ -153,11 +156,30 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         reader=made,
         records=paged(records, stacks),
         given=sort_splits({split: paged(members, stacks) for split, members in given.items()}),
-        notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
+        notes=[
+            *coding.notes,
+            *_named_folders(pairing, coding.label_space.names),
+            *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread),
+        ],
         problems=[*_guesses(pairing), *matlab_order(mask_paths), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),
     )
+
+
+def _named_folders(pairing: Pairing, classes: Sequence[str]) -> list[str]:
+    """A note on folders of pairs that could be called by their classes, where the masks have two values: the foreground
+    of ``cats/masks`` and ``dogs/masks`` is one class."""
+    if tuple(classes) != ("background", "foreground"):
+        return []
+    folders = sorted({image.free for image, mask in pairing.pairs if mask is not None})
+    last = [folder.rpartition("/")[2] for folder in folders]
+    if not 1 < len(folders) <= MOST_NAMED or not all(_WORDS.fullmatch(part) and not is_generic(part) for part in last):
+        return []
+    return [
+        f"the foreground in {', '.join(folders)} is one class, whatever the folder is called; if they are classes, "
+        "give the masks of each a value of its own"
+    ]
 
 
 def _look_at_page(record: Record, look: Look) -> npt.NDArray[Any] | MaskPixels:
