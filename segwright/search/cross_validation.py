@@ -81,7 +81,10 @@ def cross_validate(
                 stopped_by = run.stopped_by if run.stopped_by in ("SIGINT", "SIGTERM") else NO_SCORE
                 if stopped_by != NO_SCORE or not done:
                     break
-                stderr_console().print(f"warning: fold {number + 1} has no score; the others follow", highlight=False)
+                why = f" ({run.no_score})" if run.no_score else ""
+                stderr_console().print(
+                    f"warning: fold {number + 1} has no score{why}; the others follow", highlight=False
+                )
                 continue
             e = run.evaluation
             fold = Fold(

@@ -60,7 +60,6 @@ PRUNE_STEPS = 10  # trials are compared at tenths of their time
 LEAST_TENTHS = 2  # tenths that every trial gets
 SCORED_AGAIN = 20  # images at least, where the two that are compared have too few in common
 SIGNALS = ("SIGINT", "SIGTERM")
-NO_SCORE = "no score (no validation gave one, or scoring ran out of memory)"
 
 Message = Callable[[str], None]
 
@@ -253,8 +252,9 @@ class _StudyRunner:
             trial.set_user_attr("interrupted", True)
             self._tell(trial, started, state=state.FAIL)
         elif run.evaluation is None:
-            if not self._failed(trial, started, NO_SCORE):
-                raise TrainingError("the default has no score", found=NO_SCORE, where=folder, fix="--resume repeats it")
+            why = _no_score(run)
+            if not self._failed(trial, started, why):
+                raise TrainingError("the default has no score", found=why, where=folder, fix="--resume repeats it")
         else:
             if not keep_scored(folder, run.evaluation):
                 self.message("  warning: the scores of its images could not be written")
@@ -378,16 +378,16 @@ class _StudyRunner:
                 run = self._final_run(name, config)
             except SegwrightError as error:
                 return f"the {name} failed ({str(error).splitlines()[0]})"
-            if run is None:
-                return f"stopped by {self.stopped_by}" if self.stopped_by else f"the {name} had {NO_SCORE}"
+            if isinstance(run, str):
+                return run
             runs.append(run)
         paired = pair_evaluations(*runs)
         if too_few(paired, len(self._val())):
             paired = self._scored_again(runs)
         return paired or "too few images were common to both"
 
-    def _final_run(self, name: str, config: TrainConfig) -> Evaluation | None:
-        """Train for the comparison, or score the model of an earlier sitting; None without a score."""
+    def _final_run(self, name: str, config: TrainConfig) -> Evaluation | str:
+        """Train for the comparison, or score the model of an earlier sitting; without a score, why."""
         folder = self.folder / f"final-{name}"
         settings = {"settings": recipe(config).to_yaml(), "minutes": self.final}
         if _done(folder / "done.json", settings):
@@ -396,7 +396,7 @@ class _StudyRunner:
         run = self._train(config, folder, None)
         if run.evaluation is None:
             self.stopped_by = run.stopped_by if run.stopped_by in SIGNALS else None
-            return None
+            return f"stopped by {self.stopped_by}" if self.stopped_by else f"the {name} had {_no_score(run)}"
         write_json(folder / "done.json", {"val_miou": run.evaluation.miou, **settings})
         self.message(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
         return run.evaluation
@@ -458,6 +458,10 @@ def from_optuna(frozen: Any) -> Trial:
         float(frozen.user_attrs.get("seconds", 0.0)),
         str(frozen.user_attrs.get("note", "")),
     )
+
+
+def _no_score(run: Run) -> str:
+    return f"no score ({run.no_score})" if run.no_score else "no score"
 
 
 def _done(path: Path, settings: Mapping[str, Any]) -> bool:

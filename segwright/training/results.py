@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class RunOutputs:
     baseline: Evaluation | None = None  # of the same training without unlabeled images
     short_of_time: tuple[str, ...] = ()  # what the minutes were not enough for before the training began
     val_part_of: PartOf | None = None  # the part of the validation split that an image is of
+    no_score: list[str] = field(default_factory=list)  # why the best model was not scored
 
     def message(self, line: str) -> None:
         """Show a line for people."""
@@ -103,6 +104,8 @@ class RunOutputs:
         if not (self.folder / "model").exists():
             return None
         if self.checked.val is None or not self._has_scored_model():
+            why = "there are no validation images" if self.checked.val is None else "no validation gave one"
+            self.no_score.append(why)
             self.message(f"model: {self.folder / 'model'}")
             return None
         try:
@@ -116,6 +119,7 @@ class RunOutputs:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            self.no_score.append("scoring ran out of memory")
             self.message(
                 f"out of memory while scoring the best model, which is saved: {self.folder / 'model'}; "
                 "segwright evaluate scores it, with --device cpu where need be"

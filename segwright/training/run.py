@@ -60,6 +60,7 @@ class Run:
     memory: MemoryReport | None = None  # that a step and a validation take
     in_parts: str = ""  # what an update in micro-batches or over processes computes per part
     short_of_time: tuple[str, ...] = ()  # what the minutes were not enough for before the training began
+    no_score: str = ""  # why there is no evaluation of a training that ended by itself
 
     @property
     def model(self) -> Path:
@@ -162,7 +163,10 @@ def run_training(
             val_images = None if data_checked.val is None else len(data_checked.val)
             run = replace(run, progress=result.progress, stopped_by=result.stopped_by, val_images=val_images)
             outputs = replace(outputs, short_of_time=run.short_of_time)
-            return replace(run, evaluation=_score(trainer, outputs, result)) if world.is_first else run
+            if world.is_first:
+                evaluation = _score(trainer, outputs, result)
+                run = replace(run, evaluation=evaluation, no_score="; ".join(outputs.no_score))
+            return run
 
 
 @renamed_parameters(start="init_from")

@@ -54,7 +54,7 @@ class Runs:
         if self.stop_at == fold:
             return SimpleNamespace(evaluation=None, stopped_by="SIGTERM")
         if fold in self.no_score:
-            return SimpleNamespace(evaluation=None, stopped_by=None)
+            return SimpleNamespace(evaluation=None, stopped_by=None, no_score="scoring ran out of memory")
         train, val = training_splits(data, config)
         assert val is not None
         self.val_ids += val.ids

@@ -87,7 +87,7 @@ class Trainings:
         if self.interrupt_at == len(self.configs):
             return SimpleNamespace(stopped_by="SIGINT", evaluation=None)
         if self.no_score(len(self.configs)):
-            return SimpleNamespace(stopped_by=None, evaluation=None)
+            return SimpleNamespace(stopped_by=None, evaluation=None, no_score="scoring ran out of memory")
         stray = self.stray and config.training.lr != 4e-3
         found = self.evaluation(score, self.scored(len(self.configs)), stray=stray)
         return SimpleNamespace(stopped_by=None, evaluation=found)
@@ -368,7 +368,11 @@ def test_a_trial_without_a_score_has_failed_and_the_search_goes_on(
     trainings.no_score = lambda number: number in (2, 4)
     found = search(scenes, tmp_path / "a", trainings=7)
     assert [trial.number for trial in found.trials if trial.state == "failed"] == [1, 3]
-    assert "no score" in found.trials[1].note and found.stopped_by is None and found.beats_default is not None
+    assert (
+        found.trials[1].note == "no score (scoring ran out of memory)"
+        and found.stopped_by is None
+        and found.beats_default is not None
+    )
     numbers = len(found.trials)
     again = search(scenes, tmp_path / "a", trainings=8, resume=True)
     assert all(trial.params != found.trials[1].params for trial in again.trials[numbers:]), "it is not taken again"

@@ -205,3 +205,15 @@ def test_a_kill_between_the_steps_leaves_the_model_whole(
     assert not read_attachments(model)
     run = trained(scenes, tmp_path / "run", resume=True)
     assert "reference" in read_attachments(run.model)
+
+
+def test_a_run_that_could_not_be_scored_states_why(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hungry(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("segwright.training.results.evaluate", hungry)
+    found = trained(scenes, tmp_path / "run")
+    assert found.evaluation is None and found.stopped_by is None and (found.model / "model.json").exists()
+    assert found.no_score == "scoring ran out of memory"
