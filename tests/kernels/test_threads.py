@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from settled_fork import settled_fork
 
 from segwright.kernels import threads as module
 from segwright.kernels.threads import ThreadPool, cpu_quota, parallel_map, processors, thread_pool
@@ -84,7 +85,7 @@ def test_kept_threads_serve_one_caller_at_a_time() -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_starts_its_own() -> None:
     parallel_map(lambda i: i, [(1,), (2,)], 2)
-    child = os.fork()
+    child = settled_fork()
     if child == 0:
         os._exit(0 if parallel_map(lambda i: i + 1, [(1,), (2,)], 2) == [2, 3] else 1)
     for _ in range(200):

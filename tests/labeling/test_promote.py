@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from settled_fork import settled_fork
 from slot_models import TINY, candidate, scores, tiny_model
 from typer.testing import CliRunner
 
@@ -355,7 +356,7 @@ def test_a_process_that_ends_without_cleaning_up(
     path, before = good(tmp_path), in_service(slot)
     monkeypatch.setattr(promoting, "load", lambda *_, **__: None)  # a network in a fork may hang, and matters not here
     monkeypatch.setattr(promoting, "_try_out", lambda _: None)
-    child = os.fork()
+    child = settled_fork()
     if child == 0:
         module, calls = slots.shutil if call == "copyfile" else os, []
         real = getattr(module, call)

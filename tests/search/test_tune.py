@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from settled_fork import settled_fork
 
 from segwright.core.errors import DataError, MissingExtraError, NonFiniteLossError, TrainingError, UsageError
 from segwright.data.dataset import Dataset, open_dataset
@@ -192,7 +193,7 @@ def test_an_interrupted_search_goes_on_with_the_trial_it_lost(
 
 def test_a_search_survives_sigkill(scenes: Dataset, tmp_path: Path, trainings: Trainings) -> None:
     trainings.kill_at = 3
-    child = os.fork()
+    child = settled_fork()
     if child == 0:
         search(scenes, tmp_path / "k")
         os._exit(0)  # not reached: it is killed in the middle of the third trial

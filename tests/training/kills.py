@@ -35,6 +35,9 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
+from settled_fork import settled_fork
+
 from segwright.core.atomic_io import verify_checksums
 from segwright.demo.dataset import write_street_scenes
 from segwright.training import run as _imported_before_the_forks  # noqa: F401
@@ -119,7 +122,7 @@ class Training:
                 line = [sys.executable, "-m", "segwright", *self.arguments]
                 self.pid = subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True).pid
         else:
-            self.pid = _fork()
+            self.pid = settled_fork()
             if self.pid == 0:
                 self._child()
         return self
@@ -271,14 +274,6 @@ def _after(event: Callable[[], bool], delay: float, seen: list[float]) -> Callab
         return time.monotonic() >= seen[0] + delay
 
     return passed
-
-
-def _fork() -> int:
-    """os.fork in a process of one thread, or of those that do not end within seconds: a library's own."""
-    until = time.monotonic() + 5.0
-    while os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < until:
-        time.sleep(0.001)
-    return os.fork()
 
 
 def _wait(training: Training, reached: Callable[[], bool], watched: Path | None = None) -> float:
@@ -433,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workers = []
     for job in range(jobs):
         share = asked.kills // jobs + (job < asked.kills % jobs)
-        pid = _fork()
+        pid = settled_fork()
         if pid == 0:
             try:
                 until = started + 60 * asked.minutes
