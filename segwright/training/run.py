@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def run_training(
     if saved is None and not resume:
         named_by_weights(config)
     with init_world(device.type) as world:
+        if not config.out:  # named by the second in which a process came here: by that of rank 0 for all
+            folder = Path(world.broadcast_from_rank0(partial(str, folder), str, str))
         display = display or Display(show=world.is_first)
         context = RunContext(folder, own_device(device, world), world, display, command, started)
         with lock_folder(folder) if world.is_first and not dry_run else nullcontext():
