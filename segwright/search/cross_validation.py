@@ -24,7 +24,7 @@ from segwright.data.dataset import Dataset
 from segwright.inference.ensemble import save_ensemble
 from segwright.models.ensemble import MOST_MEMBERS
 from segwright.search.cross_validation_page import write_folds_page
-from segwright.search.folds import NO_SCORE, CrossValidation, Fold
+from segwright.search.folds import NO_SCORE, CrossValidation, Fold, no_score
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
 from segwright.training.run import refuse_errors, run_training, warning_lines
@@ -81,9 +81,8 @@ def cross_validate(
                 stopped_by = run.stopped_by if run.stopped_by in ("SIGINT", "SIGTERM") else NO_SCORE
                 if stopped_by != NO_SCORE or not done:
                     break
-                why = f" ({run.no_score})" if run.no_score else ""
                 stderr_console().print(
-                    f"warning: fold {number + 1} has no score{why}; the others follow", highlight=False
+                    f"warning: fold {number + 1} has {no_score(run)}; the others follow", highlight=False
                 )
                 continue
             e = run.evaluation

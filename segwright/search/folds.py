@@ -14,8 +14,14 @@ from segwright.evaluation.sequences import BootstrapUnits, units_of
 from segwright.inference.bundle import is_bundle
 from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.confusion import iou_per_class, nanmean
+from segwright.training.run import Run
 
 NO_SCORE = "no score"
+
+
+def no_score(run: Run) -> str:
+    """In words that a training ended without a score, and why."""
+    return f"{NO_SCORE} ({run.no_score})" if run.no_score else NO_SCORE
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from segwright.evaluation.sequences import BootstrapUnits
 from segwright.inference.predictor import load
 from segwright.metrics.bootstrap import PairedDifference
 from segwright.metrics.confusion import labeled_miou
+from segwright.search.folds import no_score
 from segwright.search.search_space import (
     ARCHITECTURES,
     apply_params,
@@ -252,7 +253,7 @@ class _StudyRunner:
             trial.set_user_attr("interrupted", True)
             self._tell(trial, started, state=state.FAIL)
         elif run.evaluation is None:
-            why = _no_score(run)
+            why = no_score(run)
             if not self._failed(trial, started, why):
                 raise TrainingError("the default has no score", found=why, where=folder, fix="--resume repeats it")
         else:
@@ -396,7 +397,7 @@ class _StudyRunner:
         run = self._train(config, folder, None)
         if run.evaluation is None:
             self.stopped_by = run.stopped_by if run.stopped_by in SIGNALS else None
-            return f"stopped by {self.stopped_by}" if self.stopped_by else f"the {name} had {_no_score(run)}"
+            return f"stopped by {self.stopped_by}" if self.stopped_by else f"the {name} had {no_score(run)}"
         write_json(folder / "done.json", {"val_miou": run.evaluation.miou, **settings})
         self.message(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
         return run.evaluation
@@ -458,10 +459,6 @@ def from_optuna(frozen: Any) -> Trial:
         float(frozen.user_attrs.get("seconds", 0.0)),
         str(frozen.user_attrs.get("note", "")),
     )
-
-
-def _no_score(run: Run) -> str:
-    return f"no score ({run.no_score})" if run.no_score else "no score"
 
 
 def _done(path: Path, settings: Mapping[str, Any]) -> bool:

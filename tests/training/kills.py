@@ -1,10 +1,8 @@
 """Trainings that are killed at random moments and resumed, against uninterrupted ones, bit for bit.
 
 A driver with one thread has torch imported and forks a process per training, which then runs the command line; the
-first kills go through a process of the command itself. Threads that ended in Python are waited for until the system
-has ended them too: OpenCV's clean up under a lock, which a fork just then leaves locked for ever. Moments are drawn
-from a seed: by the clock, after a step, within a write (a file or folder that is being written was seen), after the
-last step, and in a run that had finished.
+first kills go through a process of the command itself. Moments are drawn from a seed: by the clock, after a step,
+within a write (a file or folder that is being written was seen), after the last step, and in a run that had finished.
 """
 
 from __future__ import annotations
