@@ -25,6 +25,7 @@ from segwright.data.annotations.rasterize import BACKGROUND_NAMES, RasterizedRea
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import pair_tree
+from segwright.data.formats.list_doubts import guessed
 from segwright.data.formats.mask_histogram import spread_order
 from segwright.data.formats.name_matching import NamedFile, find_class_list
 from segwright.data.formats.raters import find_raters, folders_apart, refusal
@@ -313,7 +314,7 @@ def _partly_named(layers: MultiMaskIndex, named: Mapping[str, str]) -> list[Prob
         return []
     text = f"the masks in {', '.join(bare[:4])} name no class, and others do: read as a class of its own, {OBJECT}"
     fix = "if they are no class (the valid area, all classes in one), move that folder away; else call it by the class"
-    return [Problem("warning", "masks guessed", text, fix=fix)]
+    return [guessed(text, fix)]
 
 
 def _order(tree: Tree, found: set[str]) -> tuple[list[str], str]:

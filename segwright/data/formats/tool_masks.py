@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.errors import DataError, LabelError
+from segwright.data.formats.list_doubts import guessed
 from segwright.data.records import Problem, evenly_spread
 from segwright.data.text_files import read_json
 
@@ -62,4 +63,4 @@ def matlab_order(masks: Sequence[Path]) -> list[Problem]:
         "write the pairs in MATLAB: writetable(table(gTruth.DataSource.Source, gTruth.LabelData.PixelLabelData, "
         "'VariableNames', {'image','mask'}), 'pairs.csv')"
     )
-    return [Problem("warning", "masks guessed", text, fix=fix)]
+    return [guessed(text, fix)]
